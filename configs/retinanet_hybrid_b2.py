@@ -1,0 +1,11 @@
+# Hybrid norm: a learned mix of batch and layer statistics.
+_base_ = [
+    './_base_/retinanet.py',
+    './_base_/digits.py',
+    './_base_/schedule_8e.py',
+    './_base_/runtime.py',
+]
+norm_cfg = dict(type='Norm', spec='hybrid')
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg), neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg)
+)

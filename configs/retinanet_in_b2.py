@@ -1,0 +1,11 @@
+# Instance norm.
+_base_ = [
+    './_base_/retinanet.py',
+    './_base_/digits.py',
+    './_base_/schedule_8e.py',
+    './_base_/runtime.py',
+]
+norm_cfg = dict(type='Norm', spec='in')
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg), neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg)
+)

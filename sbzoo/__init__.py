@@ -1,0 +1,16 @@
+"""A small-batch model zoo: norms for one or two images a step, for every OpenMMLab model.
+
+Importing it registers everything with mmengine and MMDetection where they are installed;
+`sbzoo.norm` needs torch alone.
+"""
+
+from importlib.util import find_spec
+
+from sbzoo.errors import UserError
+from sbzoo.norm import NORMS, Norm, build_norm, norm_cfg
+
+__version__ = '0.1.0'
+__all__ = ['NORMS', 'Norm', 'UserError', 'build_norm', 'norm_cfg']
+
+if find_spec('mmengine') and find_spec('mmcv') and find_spec('mmdet'):
+    import sbzoo.registry  # noqa: F401

@@ -1,0 +1,121 @@
+"""Checkpoints are data: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from mmengine.fileio import register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from sbzoo.errors import UserError
+
+
+def _history_method(owner: type, name: str):
+    """Stands for `getattr` in a checkpoint, which mmengine's log needs for its own methods."""
+    if owner is not HistoryBuffer:
+        raise UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
+    return getattr(HistoryBuffer, name)
+
+
+# What mmengine keeps in a checkpoint beside tensors: its log, as NumPy arrays.
+SAFE_GLOBALS = [
+    (_history_method, 'builtins.getattr'),
+    HistoryBuffer,
+    slice,
+    np.ndarray,
+    np.dtype,
+    np._core.multiarray._reconstruct,
+    np._core.multiarray.scalar,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    np.dtypes.UInt32DType,
+]
+
+
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """The local disk, where a file appears under its name only when it is complete."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes to a temporary name beside `filepath`, then rename."""
+        filepath = Path(filepath)
+        filepath.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f'.{filepath.name}-', dir=filepath.parent)
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, filepath)
+        except BaseException:
+            os.unlink(scratch)
+            raise
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint of tensors and plain values.
+
+    Raises:
+        UserError: The file is missing, broken, or would run code when read.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such checkpoint')
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except UnpicklingError as error:
+        name = re.search(r'GLOBAL (\S+)', str(error))
+        reason = f'it asks for {name[1]}' if name else 'it is no pickle of tensors'
+        raise UserError(f'{path}: not a checkpoint of plain data ({reason})') from error
+    except (RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'{path}: the checkpoint is broken or cut short ({reason})') from error
+    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict')
+    return checkpoint
+
+
+def check_fits(path: str | Path, model: nn.Module) -> None:
+    """Check that a checkpoint is whole and of this model: the same keys and shapes.
+
+    Raises:
+        UserError: It is not; the message names the first keys that differ.
+    """
+    have = {k: tuple(v.shape) for k, v in read_checkpoint(path)['state_dict'].items()}
+    want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    if have != want:
+        raise UserError(f'{path}: the checkpoint is of another model\n' + _differences(have, want))
+
+
+def _differences(have: dict, want: dict) -> str:
+    kinds = {
+        'missing in the checkpoint': [k for k in want if k not in have],
+        'unknown to the model': [k for k in have if k not in want],
+        'of another shape': [
+            f'{k} {list(have[k])} for {list(want[k])}' for k in want if have.get(k, want[k]) != want[k]
+        ],
+    }
+    lines = (
+        f'  {len(keys)} {kind}: {", ".join(keys[:3])}{" ..." if len(keys) > 3 else ""}'
+        for kind, keys in kinds.items()
+        if keys
+    )
+    return '\n'.join(lines)
+
+
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    found = {
+        int(match[1]): path
+        for path in Path(work_dir).glob('*.pth')
+        if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
+    }
+    return found[max(found)] if found else None

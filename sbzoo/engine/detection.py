@@ -1,0 +1,81 @@
+"""Train and test a detector from a config, and show what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.table import Table
+
+from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
+from sbzoo.engine.cli import is_main_process
+from sbzoo.engine.picture import draw_detections
+from sbzoo.errors import UserError
+
+
+def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, float]]:
+    """Train to the end of the schedule and return the runner with the AP of the last epoch.
+
+    Args:
+        cfg: A complete config.
+        resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
+
+    Raises:
+        UserError: A checkpoint is broken or of another model, or the loss is not finite.
+    """
+    Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+    checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if checkpoint:
+        cfg.load_from, cfg.resume = str(checkpoint), True
+    runner = Runner.from_cfg(cfg)
+    if checkpoint:
+        check_fits(checkpoint, _unwrapped(runner))
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    metrics = {k[4:]: scalars[k].current() for k in scalars if k.startswith('val/coco/')}
+    return runner, metrics or runner.test()
+
+
+def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]:
+    """Evaluate a checkpoint, or the newest checkpoint of a folder.
+
+    Raises:
+        UserError: There is none, or it is broken or of another model.
+    """
+    path = latest_checkpoint(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint)
+    if path is None:
+        raise UserError(f'{checkpoint}: no checkpoint in this folder')
+    cfg.load_from = str(path)
+    runner = Runner.from_cfg(cfg)
+    check_fits(path, _unwrapped(runner))
+    return runner, runner.test()
+
+
+def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
+    """Print the AP table, the path of a picture of detections, and what to type next."""
+    if not is_main_process():
+        return
+    console = Console(highlight=False)
+    console.print(ap_table(metrics))
+    picture = draw_detections(runner, Path(runner.work_dir) / 'detections.png')
+    console.print(f'picture: {picture} (left ground truth, right detections)', soft_wrap=True)
+    console.print(f'next:    {next_command}', soft_wrap=True)
+
+
+def ap_table(metrics: dict[str, float]) -> Table:
+    """The metrics of `CocoAP` as a table, a row for boxes and one for masks."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        kind, _, metric = name.removeprefix('coco/').partition('_')
+        rows.setdefault(kind, {})[metric] = value
+    columns = list(next(iter(rows.values())))
+    table = Table('', *columns)
+    for kind, values in rows.items():
+        table.add_row(kind, *(f'{values[c]:.3f}' for c in columns))
+    return table
+
+
+def _unwrapped(runner: Runner):
+    return getattr(runner.model, 'module', runner.model)

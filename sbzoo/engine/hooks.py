@@ -1,0 +1,60 @@
+"""Hooks that make a run exact to resume and stop it before it wastes time."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, set_random_seed
+
+from sbzoo.engine.checkpoints import latest_checkpoint
+from sbzoo.errors import UserError
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Starts every epoch from random numbers that depend on seed, rank and epoch alone.
+
+    So a run that was stopped and resumed goes on as if it had never been stopped. Exact with
+    `num_workers=0`, or with workers that are started anew each epoch.
+    """
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed Python, NumPy and torch."""
+        set_random_seed(runner.seed + 1_000_003 * runner.epoch + get_rank())
+
+
+@HOOKS.register_module()
+class StopAtInvalidLossHook(Hook):
+    """Ends a run whose loss or weights are infinite or NaN, before they are saved.
+
+    Raises:
+        UserError: It names the step, the losses and the last good checkpoint.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None, outputs: dict | None
+    ) -> None:
+        """Look at the losses of a step."""
+        losses = {k: float(v) for k, v in outputs.items() if torch.is_tensor(v) and v.numel() == 1}
+        if not all(map(_is_finite, losses.values())):
+            values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
+            raise UserError(f'step {runner.iter + 1}: the loss is not finite ({values}); {_advice(runner)}')
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at the weights that are about to be saved."""
+        for name, value in checkpoint['state_dict'].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise UserError(f'step {runner.iter}: {name} is not finite; {_advice(runner)}')
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float('inf')
+
+
+def _advice(runner: Runner) -> str:
+    good = latest_checkpoint(runner.work_dir) or 'none yet'
+    return f'last good checkpoint: {good}; try a lower --lr or a longer warm-up'

@@ -1,0 +1,288 @@
+"""What the options of the tools mean: each is one change of a config.
+
+The tools add nothing that a config cannot say; the config that a run leaves in its work
+directory holds every change, and MMDetection's own tools run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
+
+from sbzoo.data.coco import CocoFolder, read_folder
+from sbzoo.errors import UserError
+from sbzoo.norm import norm_cfg
+
+
+def build_config(args: argparse.Namespace) -> Config:
+    """The config that the options of a tool name.
+
+    Raises:
+        UserError: An option, the config or the data is wrong.
+    """
+    cfg = load_config(args.config)
+    use_sbzoo(cfg)
+    if args.cfg_options:
+        cfg.merge_from_dict(_key_values(args.cfg_options))
+    if args.data:
+        set_data(cfg, read_folder(args.data))
+    for option, change in CHANGES.items():
+        value = getattr(args, option, None)
+        if value:
+            change(cfg, value)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    return cfg
+
+
+def _key_values(options: list[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    try:
+        return parser.parse_args(['--options', *options]).options
+    except ValueError as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: give KEY=VALUE') from error
+
+
+def load_config(name: str) -> Config:
+    """Read a config file, or one of an installed library as `mmdet::retinanet/....py`.
+
+    Raises:
+        UserError: There is none of this name, or it is no valid config.
+    """
+    path = _find(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, map(str, Path('configs').rglob('*.py')), n=3)
+        hint = f'; did you mean {" or ".join(near)}?' if near else ''
+        raise UserError(f'{name}: no such config{hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except (OSError, SyntaxError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f'{name}: not a config that can be read ({error})') from error
+    if 'model' not in cfg:
+        raise UserError(f'{name}: the config has no model')
+    return cfg
+
+
+def _find(name: str) -> Path:
+    library, _, path = name.rpartition('::')
+    if not library:
+        return Path(path)
+    spec = find_spec(library)
+    if spec is None:
+        raise UserError(f'{name}: {library} is not installed')
+    return Path(spec.origin).parent / '.mim' / 'configs' / path
+
+
+def use_sbzoo(cfg: Config) -> None:
+    """Make a config import sbzoo, so that other tools can run what ours write."""
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    if 'sbzoo' not in imports['imports']:
+        imports['imports'] = [*imports['imports'], 'sbzoo']
+    cfg.custom_imports = imports
+
+
+def set_norm(cfg: Config, spec: str) -> None:
+    """Give every part of the model that has a norm the norm of `spec`.
+
+    A part has one if its `norm_cfg` is set, or set by default; what is deliberately without
+    (a RetinaNet head, say) stays so.
+
+    Raises:
+        UserError: Unknown spec, or nothing in the model has a norm.
+    """
+    wanted = norm_cfg(spec)
+    parts = [part for part in _parts(cfg.model) if _norm_of(part) is not None]
+    if not parts:
+        raise UserError(f'--norm {spec}: no part of this model has a norm to turn')
+    for part in parts:
+        part['norm_cfg'] = dict(wanted)
+    if 'norm_cfg' in cfg:
+        cfg.norm_cfg = dict(wanted)
+    names = ', '.join(part['type'] for part in parts)
+    print_log(f'norm {spec}: {names}', logger='current')
+
+
+def _parts(node: object) -> Iterator[ConfigDict]:
+    """All dicts of a config that name a type, outermost first."""
+    if isinstance(node, dict):
+        if isinstance(node.get('type'), str):
+            yield node
+        for value in node.values():
+            yield from _parts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _parts(value)
+
+
+def _norm_of(part: dict) -> dict | None:
+    """The `norm_cfg` that a part is built with; None if it has none or takes none."""
+    if 'norm_cfg' in part:
+        return part['norm_cfg']
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    built = MODELS.get(part['type'])
+    for cls in built.__mro__[:-1] if isinstance(built, type) else ():
+        argument = signature(cls.__init__).parameters.get('norm_cfg')
+        if argument is not None:
+            return argument.default if isinstance(argument.default, dict) else None
+    return None
+
+
+def set_data(cfg: Config, folder: CocoFolder) -> None:
+    """Train and validate on a COCO-format folder, with the config's own pipelines.
+
+    Raises:
+        UserError: The model predicts masks and the annotations have none.
+    """
+    predicts_masks = any('mask' in part['type'].lower() for part in _parts(cfg.model))
+    if predicts_masks and not (folder.train.has_masks and folder.val.has_masks):
+        raise UserError(f'{folder.root}: the model predicts masks, the annotations have none')
+    for name, split in (('train', folder.train), ('val', folder.val), ('test', folder.val)):
+        dataset = _leaf(cfg[f'{name}_dataloader'].dataset)
+        kept = {k: v for k, v in dataset.items() if k in ('pipeline', 'test_mode', 'indices')}
+        dataset.clear()
+        dataset.update(
+            type='CocoDataset',
+            data_root='',
+            ann_file=str(split.ann_file),
+            data_prefix=dict(img=f'{split.image_dir}/'),
+            metainfo=dict(classes=folder.classes),
+            **kept,
+        )
+        if name != 'train':
+            metric = ['bbox', 'segm'] if predicts_masks else ['bbox']
+            cfg[f'{name}_evaluator'] = dict(
+                type='CocoAP', ann_file=str(split.ann_file), metric=metric
+            )
+    for part in _parts(cfg.model):
+        if 'num_classes' in part:
+            part['num_classes'] = len(folder.classes)
+
+
+def _leaf(dataset: ConfigDict) -> ConfigDict:
+    """The innermost dataset of wrappers such as RepeatDataset."""
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Train for `epochs`, with the schedule stretched to them.
+
+    Raises:
+        UserError: The config counts iterations.
+    """
+    old = cfg.train_cfg.get('max_epochs')
+    if not old:
+        raise UserError('--epochs: the config counts iterations; set train_cfg.max_iters instead')
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = min(cfg.train_cfg.get('val_interval', 1), epochs)
+    for scheduler in cfg.get('param_scheduler') or []:
+        if scheduler.get('by_epoch', True):
+            _stretch(scheduler, epochs / old)
+
+
+def _stretch(scheduler: dict, ratio: float) -> None:
+    for key in ('begin', 'end', 'T_max', 'step_size'):
+        if key in scheduler:
+            scheduler[key] = round(scheduler[key] * ratio)
+    if 'milestones' in scheduler:
+        scheduler['milestones'] = [round(m * ratio) for m in scheduler['milestones']]
+
+
+def set_lr(cfg: Config, lr: str) -> None:
+    """Set the learning rate to a number, or scale the config's with `auto`.
+
+    `auto` is the linear rule (Goyal et al. 2017, arXiv 1706.02677): devices x images a device x
+    accumulated steps, over the `base_batch_size` that the config's learning rate is for.
+
+    Raises:
+        UserError: Neither a positive number nor `auto`.
+    """
+    optimizer = cfg.optim_wrapper.optimizer
+    if lr != 'auto':
+        optimizer.lr = _positive(lr)
+        return
+    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    if not base:
+        print_log('lr auto: the config names no base_batch_size, so its lr stays', logger='current')
+        return
+    devices = int(os.environ.get('WORLD_SIZE', 1))
+    batch = cfg.train_dataloader.batch_size
+    accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    old, optimizer.lr = optimizer.lr, optimizer.lr * devices * batch * accumulated / base
+    print_log(
+        f'lr auto: {old:g} for {base} images a step, so {optimizer.lr:g} for {devices} device(s) x '
+        f'{batch} image(s) x {accumulated} accumulated',
+        logger='current',
+    )
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=devices * batch * accumulated)
+
+
+def _positive(lr: str) -> float:
+    try:
+        value = float(lr)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise UserError(f'--lr {lr}: give a positive number or "auto"')
+    return value
+
+
+def set_scratch(cfg: Config) -> None:
+    """Train from random weights: nothing is downloaded and nothing stays frozen.
+
+    A stage that stays frozen at random weights costs several AP, so no stage does, and batch
+    norms learn their statistics.
+    """
+    for part in _parts(cfg.model):
+        part.pop('init_cfg', None)
+        for key, value in (('frozen_stages', -1), ('norm_eval', False)):
+            if key in part:
+                part[key] = value
+    cfg.load_from = None
+
+
+def set_batch(cfg: Config, batch: int) -> None:
+    """Take `batch` images a step and device, with the learning rate scaled to them."""
+    cfg.train_dataloader.batch_size = batch
+    set_lr(cfg, 'auto')
+
+
+def set_seed(cfg: Config, seed: int) -> None:
+    """Seed the weights, the order of the images and the augmentation."""
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+
+
+def set_amp(cfg: Config, _: bool) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        UserError: There is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise UserError('--amp: mixed precision needs a GPU, and torch sees none')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+
+
+CHANGES = dict(
+    scratch=lambda cfg, _: set_scratch(cfg),
+    norm=set_norm,
+    batch=set_batch,
+    epochs=set_epochs,
+    lr=set_lr,
+    seed=set_seed,
+    amp=set_amp,
+)

@@ -1,0 +1,19 @@
+"""What is registered where.
+
+Norms go to mmengine's root registry, which every OpenMMLab library falls back to.
+"""
+
+from mmengine.registry import MODELS
+
+from sbzoo import ops
+from sbzoo.norm import Norm
+
+ops.install()  # before mmdet.models is imported, which imports every operator
+
+MODELS.register_module(module=Norm)
+
+import sbzoo.data.datasets  # noqa: E402
+import sbzoo.engine.checkpoints  # noqa: E402
+import sbzoo.engine.hooks  # noqa: E402
+import sbzoo.engine.optim  # noqa: E402
+import sbzoo.metrics.ap  # noqa: E402, F401

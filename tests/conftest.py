@@ -1,0 +1,23 @@
+"""Settings of all tests: one thread, one seed, the embedded set built once."""
+
+import os
+
+import pytest
+import torch
+
+import sbzoo  # noqa: F401  registers everything
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    """The embedded detection set, in a cache of this session's own."""
+    from sbzoo.data.digits import cache_dir, ensure_digits
+
+    os.environ['SBZOO_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+    return ensure_digits(cache_dir() / 'digits')

@@ -1,0 +1,218 @@
+"""Norms against torch's own layers, closed forms and finite differences."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sbzoo import UserError, build_norm, norm_cfg
+from sbzoo.norm import NORMS, Norm
+from sbzoo.norm.moments import normalize
+from sbzoo.norm.pools import Batch, Group, Mix
+from sbzoo.norm.spec import nearest_divisor, parse
+
+SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
+C = 8
+
+
+def engine(layer: Norm, x: torch.Tensor) -> torch.Tensor:
+    """The table path, also where the layer prefers a kernel of torch."""
+    return normalize(x, layer._scale_and_shift, tuple(layer.parameters()))
+
+
+def make(spec: str, channels: int = C) -> Norm:
+    """A norm whose parameters and running statistics are no neutral elements."""
+    layer = Norm(channels, spec)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, mean=0.5)
+    if layer.running_mean is not None:
+        nn.init.normal_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    return layer
+
+
+def reference(layer: Norm, x: torch.Tensor) -> torch.Tensor:
+    """The same norm by its definition, over all pixels and without a table."""
+    mean, var = _statistics(layer.pool, layer, x)
+    y = (x - mean) / (var + layer.eps).sqrt()
+    return y * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+def _statistics(pool, layer, x):
+    n, c, h, w = x.shape
+    if isinstance(pool, Mix):
+        alpha = 1 / (1 + (-layer.alpha_logit).exp())
+        (m1, v1), (m2, v2) = (_statistics(p, layer, x) for p in (pool.first, pool.second))
+        return alpha * m1 + (1 - alpha) * m2, alpha * v1 + (1 - alpha) * v2
+    if isinstance(pool, Batch):
+        if not layer.training:
+            return layer.running_mean[:, None, None], layer.running_var[:, None, None]
+        pixels, shape = x.transpose(0, 1).reshape(c, -1), (1, c, 1, 1)
+    else:
+        pixels, shape = x.reshape(n * pool.groups, -1), (n, pool.groups, 1, 1)
+    mean, var = pixels.mean(1).view(shape), pixels.var(1, correction=0).view(shape)
+    repeats = c // shape[1]
+    return mean.repeat_interleave(repeats, 1), var.repeat_interleave(repeats, 1)
+
+
+def torch_layer(spec: str, channels: int) -> nn.Module:
+    groups = {'in': channels, 'ln': 1, 'gn4': 4}
+    return nn.BatchNorm2d(channels) if spec == 'bn' else nn.GroupNorm(groups[spec], channels)
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('spec', SPECS)
+def test_forward_and_gradient_equal_the_definition(spec, training):
+    layer = make(spec).double().train(training)
+    x = torch.randn(3, C, 5, 4, dtype=torch.double, requires_grad=True)
+    inputs = (x, *layer.parameters())
+    grad = torch.randn(3, C, 5, 4, dtype=torch.double)
+    ours, theirs = engine(layer, x), reference(layer, x)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(layer(x), theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_gradcheck(spec):
+    layer = make(spec).double()
+    x = torch.randn(2, C, 3, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, *_: engine(layer, x), (x, *layer.parameters()), fast_mode=False
+    )
+
+
+@pytest.mark.parametrize('batch', [1, 4])
+@pytest.mark.parametrize('offset', [0.0, 1e4])
+@pytest.mark.parametrize('spec', ['bn', 'in', 'ln', 'gn4'])
+def test_float32_is_as_exact_as_torch(spec, offset, batch):
+    """Compared with float64, ours is at most twice as far off, or by the rounding of x itself."""
+    x = torch.randn(batch, 16, 9, 7) + offset
+    grad = torch.randn_like(x)
+
+    def both_passes(layer, x):
+        x = x.clone().requires_grad_()
+        y = engine(layer, x) if isinstance(layer, Norm) else layer(x)
+        return y, *torch.autograd.grad(y, (x, layer.weight, layer.bias), grad.to(x.dtype))
+
+    exact = both_passes(torch_layer(spec, 16).double(), x.double())
+    theirs = both_passes(torch_layer(spec, 16), x)
+    ours = both_passes(Norm(16, spec), x)
+    for ideal, their, our in zip(exact, theirs, ours, strict=True):
+        terms = x.numel() // ideal.numel()  # that a value is the sum of
+        size = max(offset, 10 * ideal.abs().max().item()) * terms**0.5
+        rounding = size * torch.finfo(torch.float32).eps
+        assert (our - ideal).abs().max() <= max(2 * (their - ideal).abs().max(), rounding)
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_channels_last_keeps_format_and_values(spec):
+    layer, x = make(spec), torch.randn(2, C, 6, 5)
+    y = layer(x.to(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, make_equal(layer)(x))
+
+
+def make_equal(layer: Norm) -> Norm:
+    twin = Norm(layer.num_features, layer.spec)
+    twin.load_state_dict(layer.state_dict())
+    return twin
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_bf16_autocast(spec):
+    layer, conv = make(spec), nn.Conv2d(3, C, 1)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features = conv(x)
+        y = layer(features)
+    assert features.dtype == y.dtype == torch.bfloat16
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+    torch.testing.assert_close(y.float(), reference(layer, features.float()), atol=0.05, rtol=0.02)
+
+
+def test_batch_norm_at_batch_1_on_a_1x1_map_learns_nothing():
+    """One pixel has no variance: the output is the bias, the gradient zero."""
+    layer = make('bn')
+    x = torch.randn(1, C, 1, 1, requires_grad=True)
+    y = layer(x)
+    torch.testing.assert_close(y, layer.bias.view(1, C, 1, 1))
+    y.backward(torch.randn_like(y))
+    assert x.grad.abs().max() == 0
+    assert layer.weight.grad.abs().max() == 0
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        nn.BatchNorm2d(C)(x)  # torch's own refuses it
+
+
+@pytest.mark.parametrize('spec', ['ln', 'gn4', 'hybrid'])
+def test_sample_statistics_still_learn_on_a_1x1_map(spec):
+    layer = make(spec)
+    x = torch.randn(1, C, 1, 1, requires_grad=True)
+    layer(x).backward(torch.randn(1, C, 1, 1))
+    assert x.grad.abs().max() > 0
+
+
+def test_running_statistics_follow_torch():
+    ours, theirs = Norm(C, 'bn', momentum=0.3), nn.BatchNorm2d(C, momentum=0.3)
+    for _ in range(3):
+        x = torch.randn(4, C, 3, 3) * 2 + 1
+        torch.testing.assert_close(ours(x), theirs(x))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_mix_at_its_ends_is_its_parts():
+    x = torch.randn(3, C, 4, 4)
+    layer = Norm(C, 'hybrid(bn,gn2)')
+    for logit, part in ((100.0, nn.BatchNorm2d(C)), (-100.0, nn.GroupNorm(2, C))):
+        nn.init.constant_(layer.alpha_logit, logit)
+        torch.testing.assert_close(layer(x), part(x))
+
+
+def test_hybrid_at_batch_1_mixes_instance_and_layer_norm():
+    x = torch.randn(1, C, 4, 4)
+    torch.testing.assert_close(Norm(C, 'hybrid')(x), Norm(C, 'hybrid(in,ln)')(x))
+
+
+def test_groups_are_the_nearest_divisor():
+    assert [nearest_divisor(c, 32) for c in (256, 48, 16, 7, 1)] == [32, 24, 16, 7, 1]
+    assert nearest_divisor(24, 10) == 12  # the larger of 8 and 12
+    x = torch.randn(2, 48, 3, 3)
+    torch.testing.assert_close(Norm(48, 'gn')(x), F.group_norm(x, 24))
+
+
+@pytest.mark.parametrize('spec', ['xn', 'gn0', 'gn-1', 'bn2', 'hybrid(bn)', 'hybrid(bn,xn)', ''])
+def test_unknown_spec_lists_the_known(spec):
+    with pytest.raises(UserError) as error:
+        parse(spec, 32)
+    assert all(entry.spec in str(error.value) for entry in NORMS)
+
+
+def test_specs_build():
+    assert isinstance(build_norm('bn', C), nn.BatchNorm2d)
+    assert isinstance(build_norm('gn', C, eps=1e-3), Norm)
+    assert norm_cfg('bn') == dict(type='BN')
+    assert norm_cfg('gn8') == dict(type='Norm', spec='gn8')
+    assert parse('HYBRID( gn2 , in )', C) == Mix(Group(2), Group(C))
+
+
+def test_output_takes_an_inplace_relu_and_a_second_backward():
+    layer = make('hybrid')
+    x = torch.randn(2, C, 4, 4, requires_grad=True)
+    y = F.relu(layer(x), inplace=True).sum()
+    first = torch.autograd.grad(y, x, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(y, x)[0], first)
+
+
+def test_frozen_parameters_get_no_gradient():
+    layer = make('hybrid').requires_grad_(False)
+    x = torch.randn(2, C, 4, 4, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert all(p.grad is None for p in layer.parameters())

@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Test a detector: AP on the validation set, and a picture of its detections."""
+
+import argparse
+
+from sbzoo.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n'
+        '  python tools/test.py configs/retinanet_gn_b2.py work_dirs/retinanet_gn_b2\n',
+    )
+    add = parser.add_argument
+    add('config', help='the config that the checkpoint was trained with')
+    add('checkpoint', help='a checkpoint, or a work directory for its newest')
+    add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
+    add('--norm', metavar='SPEC', help='the norm that the model was trained with')
+    add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
+    add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
+    add('--debug', action='store_true', help='show tracebacks and warnings')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    from sbzoo.engine.detection import show, test
+    from sbzoo.engine.recipe import build_config
+
+    runner, metrics = test(build_config(args), args.checkpoint)
+    show(runner, metrics, 'python tools/train.py --help')
+
+
+if __name__ == '__main__':
+    arguments = parse_args()
+    cli.run(lambda: main(arguments), arguments.debug)
