@@ -2,7 +2,7 @@
 _base_ = [
     './_base_/retinanet.py',
     './_base_/digits.py',
-    './_base_/schedule_8e.py',
+    './_base_/schedule_3e.py',
     './_base_/runtime.py',
 ]
 norm_cfg = dict(type='BN')

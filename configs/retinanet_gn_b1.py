@@ -1,4 +1,4 @@
 _base_ = './retinanet_gn_b2.py'
 train_dataloader = dict(batch_size=1)
-optim_wrapper = dict(optimizer=dict(lr=0.005 * 1))
+optim_wrapper = dict(optimizer=dict(lr=0.01 * 1))
 auto_scale_lr = dict(base_batch_size=1)

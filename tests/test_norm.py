@@ -89,7 +89,7 @@ def test_gradcheck(spec):
 @pytest.mark.parametrize('offset', [0.0, 1e4])
 @pytest.mark.parametrize('spec', ['bn', 'in', 'ln', 'gn4'])
 def test_float32_is_as_exact_as_torch(spec, offset, batch):
-    """Compared with float64, ours is at most twice as far off, or by the rounding of x itself."""
+    """Compared with float64, ours is at most twice as far off, or as the rounding of x itself."""
     x = torch.randn(batch, 16, 9, 7) + offset
     grad = torch.randn_like(x)
 
@@ -105,7 +105,7 @@ def test_float32_is_as_exact_as_torch(spec, offset, batch):
         terms = x.numel() // ideal.numel()  # that a value is the sum of
         size = max(offset, 10 * ideal.abs().max().item()) * terms**0.5
         rounding = size * torch.finfo(torch.float32).eps
-        assert (our - ideal).abs().max() <= max(2 * (their - ideal).abs().max(), rounding)
+        assert (our - ideal).abs().max() <= 2 * max((their - ideal).abs().max(), rounding)
 
 
 @pytest.mark.parametrize('spec', SPECS)

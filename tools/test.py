@@ -17,6 +17,7 @@ def parse_args() -> argparse.Namespace:
     add('config', help='the config that the checkpoint was trained with')
     add('checkpoint', help='a checkpoint, or a work directory for its newest')
     add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
+    add('--drop-empty-boxes', action='store_true', help='boxes without area are no error')
     add('--norm', metavar='SPEC', help='the norm that the model was trained with')
     add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
     add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')

@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='a config file, or mmdet::FOLDER/FILE.py for one of MMDetection')
     add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
+    add('--drop-empty-boxes', action='store_true', help='boxes without area are no error')
     add('--norm', metavar='SPEC', help='turn every norm of the model (table below)')
     add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
     add('--lr', metavar='LR', help='a number, or auto for linear scaling; auto with --batch')

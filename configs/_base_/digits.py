@@ -1,4 +1,4 @@
-# The embedded digit scenes: 1,000 training and 200 validation pictures of 128 x 128 pixels,
+# The embedded digit scenes: 2,000 training and 200 validation pictures of 96 x 96 pixels,
 # built on first use.
 import os
 
@@ -6,7 +6,7 @@ data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/digits/'
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(128, 128), keep_ratio=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),

@@ -1,4 +1,4 @@
-# RetinaNet (Lin et al. 2017, arXiv 1708.02002) for pictures of 128 x 128 pixels: ResNet-18 at
+# RetinaNet (Lin et al. 2017, arXiv 1708.02002) for pictures of 96 x 96 pixels: ResNet-18 at
 # a quarter of its width, 64-channel pyramid and head. Every layer has the norm of `norm_cfg`.
 # The head shares its convolutions over the pyramid levels and has a norm for each, whatever the
 # norm is: running statistics that the levels share would be wrong for all of them.
@@ -28,14 +28,13 @@ model = dict(
         type='FPN',
         in_channels=[32, 64, 128],
         out_channels=64,
-        add_extra_convs='on_output',
-        num_outs=4,
+        num_outs=3,
         norm_cfg=norm_cfg,
     ),
     bbox_head=dict(
         type='RetinaSepBNHead',
         num_classes=10,
-        num_ins=4,
+        num_ins=3,
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
@@ -45,7 +44,7 @@ model = dict(
             octave_base_scale=3,
             scales_per_octave=2,
             ratios=[0.5, 1.0, 2.0],
-            strides=[8, 16, 32, 64],
+            strides=[8, 16, 32],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),

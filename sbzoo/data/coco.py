@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import zip_longest
@@ -60,7 +60,7 @@ class CocoFolder:
         return self.train.classes
 
 
-def read_folder(root: str | Path) -> CocoFolder:
+def read_folder(root: str | Path, drop_empty_boxes: bool = False) -> CocoFolder:
     """Find and check the two splits of a COCO-format folder.
 
     The training annotations are ``annotations/instances_train*.json``, ``annotations/train.json``,
@@ -69,6 +69,8 @@ def read_folder(root: str | Path) -> CocoFolder:
 
     Args:
         root: The folder.
+        drop_empty_boxes: Let boxes without area pass, which MMDetection drops when it trains.
+            COCO's own train2017 has two.
 
     Returns:
         What the folder holds.
@@ -84,7 +86,8 @@ def read_folder(root: str | Path) -> CocoFolder:
     _refuse(root, 'layout', (_unclear(root, split, files) for split, files in found.items()))
     train, val = (_read(root, *file) for files in found.values() for file in files.items())
     between = (_disagreements(train, val), _leaks(train, val))
-    _refuse(root, 'annotations', (*_check(train), *_check(val), *between))
+    checks = [c for c in _CHECKS if not (drop_empty_boxes and c[1] is _no_area)]
+    _refuse(root, 'annotations', (*_check(train, checks), *_check(val, checks), *between))
     return CocoFolder(root, _summary(train), _summary(val))
 
 
@@ -92,13 +95,17 @@ def _find(root: Path, names: Iterable[str]) -> dict[Path, list[Path]]:
     """The annotation files of the first name to have any, each with the folders to search."""
     for name in names:
         found = {
-            path: [*(d for f in folders for d in sorted(root.glob(f.format(name)))), root]
+            path: [*_glob(root, folders, name), root]
             for layout, folders in _LAYOUTS.items()
-            for path in sorted(root.glob(layout.format(name)))
+            for path in _glob(root, [layout], name)
         }
         if found:
             return found
     return {}
+
+
+def _glob(root: Path, patterns: Iterable[str], name: str) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(root.glob(pattern.format(name)))]
 
 
 def _unclear(root: Path, split: str, files: Iterable[Path]) -> Iterator[str]:
@@ -125,7 +132,7 @@ def _refuse(root: Path, where: str, kinds: Iterable[Iterable[str]]) -> None:
 
 
 class _Kind(NamedTuple):
-    """What a value has to be."""
+    """What the value of a field has to be."""
 
     what: str
     holds: Callable[[Any], bool]
@@ -139,13 +146,12 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-_LIST = _Kind('a list with entries', lambda value: isinstance(value, list) and value != [])
 _ID = _Kind('a whole number', lambda value: type(value) is int)
 _NUMBER = _Kind('a finite number', _is_number)
 _SIZE = _Kind('a positive number', lambda value: _is_number(value) and value > 0)
 _TEXT = _Kind('a text', lambda value: isinstance(value, str) and value != '')
 _BOX = _Kind('four finite numbers', _is_box)
-_FLAG = _Kind('0 or 1', lambda value: value in (0, 1))
+_FLAG = _Kind('0 or 1', lambda value: value in (0, 1, None))
 
 _FIELDS = {
     'images': {'id': _ID, 'file_name': _TEXT, 'width': _SIZE, 'height': _SIZE},
@@ -195,8 +201,8 @@ def _load(path: Path) -> tuple[list[str], _Entries]:
     except (OSError, ValueError) as error:
         return [f'not readable as JSON: {error}'], {section: [] for section in _FIELDS}
     content = content if isinstance(content, dict) else {}
-    lists = {s: content[s] if _LIST.holds(content.get(s)) else [] for s in _FIELDS}
-    faults = [_wrong(content, section, _LIST) for section in _FIELDS if not lists[section]]
+    lists = {s: content[s] if isinstance(content.get(s), list) else [] for s in _FIELDS}
+    faults = [_wrong(content, s, 'a list with entries') for s in _FIELDS if not lists[s]]
     return faults, {s: [e if isinstance(e, dict) else {} for e in lists[s]] for s in lists}
 
 
@@ -212,7 +218,7 @@ def _listing(folder: str) -> _Files:
     try:
         with os.scandir(os.path.realpath(folder)) as entries:
             return {entry.name: entry for entry in entries if entry.is_file()}
-    except OSError:
+    except (OSError, ValueError):
         return {}
 
 
@@ -222,23 +228,23 @@ def _each(entries: _Entries, section: str, field: str) -> Iterator[tuple[_Entry,
     return ((entry, entry[field]) for entry in entries[section] if holds(entry.get(field)))
 
 
-def _wrong(entry: _Entry, field: str, kind: _Kind) -> str:
-    return f'{field} is {short(entry[field])}, not {kind.what}' if field in entry else f'no {field}'
+def _wrong(entry: _Entry, field: str, what: str) -> str:
+    return f'{field} is {short(entry[field])}, not {what}' if field in entry else f'no {field}'
 
 
 def _wrong_values(split: _Split, section: str, field: str) -> _Problems:
-    kind = _FIELDS[section][field]
+    what, holds = _FIELDS[section][field]
     for position, entry in enumerate(split.entries[section]):
-        if not kind.holds(entry.get(field)):
+        if not holds(entry.get(field)):
             place = f' in {section}[{position}]' if field == 'id' else ''
-            yield entry, _wrong(entry, field, kind) + place
+            yield entry, _wrong(entry, field, what) + place
 
 
 def _repeats(split: _Split, section: str, field: str) -> _Problems:
     seen = set()
     for entry, value in _each(split.entries, section, field):
         if value in seen:
-            yield entry, f'{field} {short(value)} is taken'
+            yield entry, f'duplicate {field} {short(value)}'
         seen.add(value)
 
 
@@ -285,7 +291,8 @@ def _empty(split: _Split) -> _Problems:
 
 
 # Each check with the section its problems are in.
-_CHECKS: tuple[tuple[str, Callable[[_Split], _Problems]], ...] = (
+_Checks = Sequence[tuple[str, Callable[[_Split], _Problems]]]
+_CHECKS: _Checks = (
     *((s, partial(_wrong_values, section=s, field=f)) for s in _FIELDS for f in _FIELDS[s]),
     ('images', partial(_repeats, section='images', field='id')),
     ('annotations', partial(_repeats, section='annotations', field='id')),
@@ -300,10 +307,10 @@ _CHECKS: tuple[tuple[str, Callable[[_Split], _Problems]], ...] = (
 )
 
 
-def _check(split: _Split) -> Iterator[list[str]]:
+def _check(split: _Split, checks: _Checks) -> Iterator[list[str]]:
     """The problems of one split, a list for each kind."""
     yield [f'{split.name}: {fault}' for fault in split.faults]
-    for section, check in _CHECKS:
+    for section, check in checks:
         yield [f'{split.name}: {_label(section, entry)}: {text}' for entry, text in check(split)]
 
 
@@ -332,12 +339,12 @@ def _real_path(file: os.DirEntry[str]) -> str:
 
 def _has_mask(annotation: _Entry) -> bool:
     found = annotation.get('segmentation')
-    return isinstance(found, list | dict) and found not in ([], {}) and all(found)
+    return isinstance(found, list | dict) and bool(found) and all(found)
 
 
 def _summary(split: _Split) -> CocoSplit:
     annotations = split.entries['annotations']
-    solid = [annotation for annotation in annotations if not annotation['iscrowd']]
+    solid = [annotation for annotation in annotations if not annotation.get('iscrowd')]
     return CocoSplit(
         ann_file=split.path,
         image_dir=split.image_dir,

@@ -12,6 +12,7 @@ from rich.table import Table
 from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
 from sbzoo.engine.cli import is_main_process
 from sbzoo.engine.picture import draw_detections
+from sbzoo.engine.result import write_result
 from sbzoo.errors import UserError
 
 
@@ -54,9 +55,13 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
 
 
 def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
-    """Print the AP table, the path of a picture of detections, and what to type next."""
+    """Print the AP table, the path of a picture of detections, and what to type next.
+
+    The numbers go to `result.json` in the work directory too, with their protocol.
+    """
     if not is_main_process():
         return
+    write_result(runner, metrics)
     console = Console(highlight=False)
     console.print(ap_table(metrics))
     picture = draw_detections(runner, Path(runner.work_dir) / 'detections.png')

@@ -34,7 +34,7 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         cfg.merge_from_dict(_key_values(args.cfg_options))
     if args.data:
-        set_data(cfg, read_folder(args.data))
+        set_data(cfg, read_folder(args.data, args.drop_empty_boxes))
     for option, change in CHANGES.items():
         value = getattr(args, option, None)
         if value:

@@ -1,0 +1,46 @@
+"""What a run leaves behind: its numbers together with the protocol that they were made by."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import mmdet
+import torch
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+
+import sbzoo
+from sbzoo.engine.checkpoints import AtomicBackend
+from sbzoo.norm import Norm
+
+FILE = 'result.json'
+
+
+def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
+    """Write metrics, protocol and learned alphas of a run to `result.json` in its work dir."""
+    cfg = runner.cfg
+    dataset = runner.test_dataloader.dataset
+    result = dict(
+        config=Path(cfg.filename).stem,
+        metrics={name: round(value, 6) for name, value in metrics.items()},
+        data=dict(name=type(dataset).__name__, images=len(dataset)),
+        images_a_step=cfg.train_dataloader.batch_size,
+        devices=get_world_size(),
+        accumulated=cfg.optim_wrapper.get('accumulative_counts', 1),
+        lr=cfg.optim_wrapper.optimizer.lr,
+        epochs=runner.epoch,
+        seed=runner.seed,
+        alphas=_alphas(runner.model),
+        versions=dict(sbzoo=sbzoo.__version__, torch=torch.__version__, mmdet=mmdet.__version__),
+        machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
+    )
+    path = Path(runner.work_dir) / FILE
+    AtomicBackend().put(json.dumps(result, indent=1).encode(), path)
+    return path
+
+
+def _alphas(model: torch.nn.Module) -> dict[str, float]:
+    named = model.named_modules()
+    return {n: round(m.alpha.item(), 4) for n, m in named if isinstance(m, Norm) and m.is_hybrid}

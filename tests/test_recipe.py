@@ -1,0 +1,122 @@
+"""What the options do to a config."""
+
+from pathlib import Path
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from torch import nn
+
+from sbzoo.data.coco import read_folder
+from sbzoo.engine.recipe import (
+    load_config,
+    set_batch,
+    set_data,
+    set_epochs,
+    set_lr,
+    set_norm,
+    set_scratch,
+    use_sbzoo,
+)
+from sbzoo.errors import UserError
+from sbzoo.norm import Norm
+
+CONFIGS = sorted(Path('configs').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_every_config_is_complete_and_builds(path):
+    cfg = load_config(str(path))
+    detector, norm, batch = path.stem.split('_')
+    assert detector == 'retinanet'
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == int(batch[1:])
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(LR_AN_IMAGE * int(batch[1:]))
+    model = MODELS.build(cfg.model)
+    layers = [m for m in model.modules() if isinstance(m, (Norm, nn.BatchNorm2d, nn.GroupNorm))]
+    assert len(layers) == 20 + 6 + 12
+    if norm == 'bn':
+        assert all(isinstance(m, nn.BatchNorm2d) for m in layers)
+    else:
+        assert {m.spec for m in layers} == {'gn8' if norm == 'gn' else norm}
+
+
+LR_AN_IMAGE = 0.01
+
+
+def test_configs_of_one_batch_differ_in_the_norm_alone():
+    first, *others = (load_config(str(p)) for p in CONFIGS if p.stem.endswith('_b2'))
+    for other in others:
+        set_norm(other, 'gn8')
+        set_norm(first, 'gn8')
+        assert other.pretty_text == first.pretty_text
+
+
+@pytest.mark.parametrize(
+    ('name', 'turned', 'left'),
+    [
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 53, 0),
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 53, 0),
+        ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 53 + 8, 0),
+        ('atss/atss_r50_fpn_1x_coco.py', 53 + 8, 0),
+        ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', None, 0),
+    ],
+)
+def test_norm_of_mmdetection_configs(name, turned, left):
+    cfg = load_config(f'mmdet::{name}')
+    set_norm(cfg, 'hybrid')
+    set_scratch(cfg)
+    model = MODELS.build(cfg.model)
+    others = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, nn.GroupNorm))]
+    norms = [m for m in model.modules() if isinstance(m, Norm)]
+    assert len(others) == left
+    assert len(norms) == turned if turned else norms
+    assert not any(p.requires_grad is False for n in norms for p in n.parameters())
+
+
+def test_lr_auto_counts_devices_batch_and_accumulation(monkeypatch):
+    cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')  # 0.02 for 16 images
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    cfg.optim_wrapper.accumulative_counts = 4
+    set_batch(cfg, 1)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 2 * 1 * 4 / 16)
+    set_lr(cfg, 'auto')  # said twice, scaled once
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.01)
+    set_lr(cfg, '0.3')
+    assert cfg.optim_wrapper.optimizer.lr == 0.3
+
+
+def test_epochs_stretch_the_schedule():
+    cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    set_epochs(cfg, 24)
+    warm_up, steps = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == 24
+    assert warm_up.end == 500  # in iterations, so not stretched
+    assert (steps.end, steps.milestones) == (24, [16, 22])
+
+
+def test_data_sets_classes_paths_and_metrics(digits):
+    cfg = load_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    set_data(cfg, read_folder(digits))
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 10
+    assert cfg.train_dataloader.dataset.pipeline == pipeline
+    assert cfg.train_dataloader.dataset.metainfo.classes == tuple('0123456789')
+    assert cfg.val_evaluator.metric == ['bbox', 'segm']
+    assert cfg.val_evaluator.ann_file == str(digits / 'annotations/val.json')
+
+
+def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
+    cfg = load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    use_sbzoo(cfg)
+    set_norm(cfg, 'gn')
+    cfg.dump(tmp_path / 'written.py')
+    written = Config.fromfile(tmp_path / 'written.py')
+    assert written.custom_imports.imports == ['sbzoo']
+    assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
+    assert 'norm_cfg' not in written.model.bbox_head  # deliberately without
+
+
+def test_iteration_schedules_take_no_epochs():
+    cfg = Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=10)))
+    with pytest.raises(UserError, match='counts iterations'):
+        set_epochs(cfg, 2)
