@@ -7,5 +7,7 @@ _base_ = [
 ]
 norm_cfg = dict(type='Norm', spec='gn8')
 model = dict(
-    backbone=dict(norm_cfg=norm_cfg), neck=dict(norm_cfg=norm_cfg), bbox_head=dict(norm_cfg=norm_cfg)
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    bbox_head=dict(norm_cfg=norm_cfg),
 )

@@ -15,6 +15,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from operator import itemgetter
+from typing import Never
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ def __getattr__(name: str) -> Callable:
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
-    def missing(*args, **kwargs):
+    def missing(*args, **kwargs) -> Never:
         raise _unavailable(name)
 
     return missing

@@ -3,12 +3,17 @@
 Norms go to mmengine's root registry, which every OpenMMLab library falls back to.
 """
 
+import contextlib
+import io
+
 from mmengine.registry import MODELS
 
 from sbzoo import ops
 from sbzoo.norm import Norm
 
 ops.install()  # before mmdet.models is imported, which imports every operator
+with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional data set is absent
+    import mmdet.datasets  # noqa: F401
 
 MODELS.register_module(module=Norm)
 

@@ -1,11 +1,15 @@
 """Settings of all tests: one thread, one seed, the embedded set built once."""
 
 import os
+import warnings
 
 import pytest
 import torch
+from mmdet.utils import register_all_modules
 
-import sbzoo  # noqa: F401  registers everything
+import sbzoo  # noqa: F401
+
+register_all_modules(init_default_scope=True)
 
 
 @pytest.fixture(autouse=True)
@@ -20,4 +24,6 @@ def digits(tmp_path_factory):
     from sbzoo.data.digits import cache_dir, ensure_digits
 
     os.environ['SBZOO_CACHE'] = str(tmp_path_factory.mktemp('cache'))
-    return ensure_digits(cache_dir() / 'digits')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # other bytes than the published set has
+        return ensure_digits(cache_dir() / 'digits')

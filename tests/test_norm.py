@@ -39,7 +39,7 @@ def reference(layer: Norm, x: torch.Tensor) -> torch.Tensor:
 
 
 def _statistics(pool, layer, x):
-    n, c, h, w = x.shape
+    n, c, _h, _w = x.shape
     if isinstance(pool, Mix):
         alpha = 1 / (1 + (-layer.alpha_logit).exp())
         (m1, v1), (m2, v2) = (_statistics(p, layer, x) for p in (pool.first, pool.second))
@@ -71,7 +71,9 @@ def test_forward_and_gradient_equal_the_definition(spec, training):
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(layer(x), theirs)
     for a, b in zip(
-        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
+        torch.autograd.grad(ours, inputs, grad),
+        torch.autograd.grad(theirs, inputs, grad),
+        strict=True,
     ):
         torch.testing.assert_close(a, b)
 

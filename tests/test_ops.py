@@ -18,7 +18,7 @@ sbzoo.ops.install()
 
 import mmcv  # noqa: E402
 import mmdet  # noqa: E402
-import mmdet.models  # noqa: E402, F401
+import mmdet.models  # noqa: E402
 import numpy as np  # noqa: E402
 from mmcv import ops  # noqa: E402
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction  # noqa: E402
@@ -54,7 +54,8 @@ def assert_same(output, reference, leaves, tolerance=1e-9):
 
 def test_install_is_idempotent_and_seen_by_mmcv():
     """The same module stays in place and counts as mmcv's extension."""
-    assert sbzoo.ops.install() and sbzoo.ops.install()
+    assert sbzoo.ops.install()
+    assert sbzoo.ops.install()
     assert sys.modules['mmcv._ext'] is sbzoo.ops is mmcv._ext
     assert importlib.util.find_spec('mmcv._ext') is not None
     assert mmcv_full_available()
@@ -75,7 +76,7 @@ def test_install_leaves_a_compiled_extension_alone(monkeypatch, tmp_path):
 def test_unknown_operators_raise_at_use_by_name():
     """They can be fetched, as mmcv does on import, but not called."""
     boxes = torch.rand(2, 5)
-    with pytest.raises(NotImplementedError, match="'nms_rotated'.*MMCV_WITH_OPS"):
+    with pytest.raises(NotImplementedError, match=r"'nms_rotated'.*MMCV_WITH_OPS"):
         ops.nms_rotated(boxes, boxes[:, 0], 0.5)
     with pytest.raises(NotImplementedError, match='roi_align_forward with pool_mode max'):
         ops.RoIAlign(2, pool_mode='max')(torch.rand(1, 1, 4, 4), torch.rand(1, 5))
@@ -220,7 +221,8 @@ def test_suppression_of_nothing():
     boxes, scores = torch.zeros(0, 4), torch.zeros(0)
     for suppress in (ops.nms, ops.soft_nms):
         dets, inds = suppress(boxes, scores, iou_threshold=0.5)
-        assert dets.shape == (0, 5) and inds.shape == (0,)
+        assert dets.shape == (0, 5)
+        assert inds.shape == (0,)
     assert ops.nms_match(torch.zeros(0, 5), 0.5) == []
 
 
@@ -309,7 +311,8 @@ def test_roi_pool():
     input, rois = rand(2, 3, 6, 7), torch.tensor(ROIS + malformed, dtype=torch.float64)
     output = ops.RoIPool((2, 3), 0.6)(input, rois)
     assert_same(output, slow_roi_pool(input, rois, (2, 3), 0.6), [input])
-    assert not output[-3:].any() and output[:2].all()
+    assert not output[-3:].any()
+    assert output[:2].all()
 
 
 def test_roi_pool_gives_ties_to_the_first_cell():
@@ -454,7 +457,8 @@ def test_focal_losses_are_finite_at_saturation(layer, gamma):
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
     loss = layer(gamma, 0.25, reduction='sum')(logits, torch.tensor([0, 1]))
     loss.backward()
-    assert 20 < loss < 200 and logits.grad.isfinite().all()
+    assert 20 < loss < 200
+    assert logits.grad.isfinite().all()
 
 
 def test_focal_losses_of_nothing():
@@ -463,7 +467,8 @@ def test_focal_losses_of_nothing():
     for layer in (ops.SigmoidFocalLoss, ops.SoftmaxFocalLoss):
         loss = layer(2.0, 0.25, reduction='sum')(logits, torch.zeros(0, dtype=torch.long))
         loss.backward()
-        assert loss == 0 and logits.grad.shape == (0, 4)
+        assert loss == 0
+        assert logits.grad.shape == (0, 4)
 
 
 # Masked convolution and attention
@@ -599,8 +604,11 @@ def test_detector_trains_and_predicts(config):
         loss.backward()
         with torch.no_grad():
             predicted = model.eval()(**data, mode='predict')[0].pred_instances
-    assert DETECTORS[config] in losses and loss.isfinite()
+    assert DETECTORS[config] in losses
+    assert loss.isfinite()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(grad.isfinite().all() for grad in grads) and any(grad.any() for grad in grads)
+    assert all(grad.isfinite().all() for grad in grads)
+    assert any(grad.any() for grad in grads)
     assert len(predicted) > 0
-    assert predicted.bboxes.isfinite().all() and predicted.scores.isfinite().all()
+    assert predicted.bboxes.isfinite().all()
+    assert predicted.scores.isfinite().all()

@@ -92,13 +92,20 @@ def test_epochs_stretch_the_schedule():
     assert cfg.train_cfg.max_epochs == 24
     assert warm_up.end == 500  # in iterations, so not stretched
     assert (steps.end, steps.milestones) == (24, [16, 22])
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    set_epochs(cfg, 2)
+    warm_up, cosine = cfg.param_scheduler
+    assert warm_up.end == cosine.begin == pytest.approx(0.25 * 2 / 3)
+    assert cosine.end == cosine.begin + cosine.T_max == 2
 
 
 def test_data_sets_classes_paths_and_metrics(digits):
     cfg = load_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
     pipeline = cfg.train_dataloader.dataset.pipeline
     set_data(cfg, read_folder(digits))
-    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 10
+    assert (
+        cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 10
+    )
     assert cfg.train_dataloader.dataset.pipeline == pipeline
     assert cfg.train_dataloader.dataset.metainfo.classes == tuple('0123456789')
     assert cfg.val_evaluator.metric == ['bbox', 'segm']

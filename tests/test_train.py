@@ -51,8 +51,13 @@ def trained(digits, tmp_path_factory):
     """A finished run of two epochs, and what it printed."""
     work_dir = tmp_path_factory.mktemp('trained')
     done = run(
-        command('train', 'configs/retinanet_hybrid_b2.py', '--epochs', 2, '--work-dir', work_dir)
-        + ['--cfg-options', *SMALL]
+        [
+            *command(
+                'train', 'configs/retinanet_hybrid_b2.py', '--epochs', 2, '--work-dir', work_dir
+            ),
+            '--cfg-options',
+            *SMALL,
+        ]
     )
     assert done.returncode == 0, done.stderr
     return work_dir, done.stdout
@@ -63,7 +68,7 @@ def test_prints_table_picture_and_next_command(trained):
     assert 'mAP_50' in printed
     assert f'picture: {work_dir}/detections.png' in printed
     assert (work_dir / 'detections.png').stat().st_size > 10_000
-    assert f'next:    python tools/test.py configs/retinanet_hybrid_b2.py {work_dir}' in printed
+    assert f'next:    python tools/test.py {work_dir}/retinanet_hybrid_b2.py {work_dir}' in printed
     assert 'eta:' in printed
 
 
@@ -78,8 +83,11 @@ def test_result_carries_its_protocol(trained):
 def test_test_gives_the_same_ap(trained, tmp_path):
     work_dir, _ = trained
     done = run(
-        command('test', 'configs/retinanet_hybrid_b2.py', work_dir, '--work-dir', tmp_path)
-        + ['--cfg-options', *SMALL]
+        [
+            *command('test', 'configs/retinanet_hybrid_b2.py', work_dir, '--work-dir', tmp_path),
+            '--cfg-options',
+            *SMALL,
+        ]
     )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((d / 'result.json').read_text()) for d in (work_dir, tmp_path))
@@ -120,7 +128,12 @@ def test_killed_and_resumed_ends_where_the_unbroken_run_ends(trained, tmp_path):
 def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
     arguments = command('train', 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path)
     process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for line in process.stdout:
         if 'Epoch(train)' in line:

@@ -73,7 +73,10 @@ def table(results: list[dict], norms: list[str], batches: list[int]) -> str:
         cells.setdefault((norm, result['images_a_step']), []).append(
             result['metrics']['coco/bbox_mAP']
         )
-    rows = ['| AP | ' + ' | '.join(f'batch {b}' for b in batches) + ' |', '|---' * (len(batches) + 1) + '|']
+    rows = [
+        '| AP | ' + ' | '.join(f'batch {b}' for b in batches) + ' |',
+        '|---' * (len(batches) + 1) + '|',
+    ]
     rows += [f'| {n} | ' + ' | '.join(cell(cells[n, b]) for b in batches) + ' |' for n in norms]
     return '\n'.join(rows)
 

@@ -13,15 +13,9 @@ def parse_args() -> argparse.Namespace:
         epilog='example:\n'
         '  python tools/test.py configs/retinanet_gn_b2.py work_dirs/retinanet_gn_b2\n',
     )
-    add = parser.add_argument
-    add('config', help='the config that the checkpoint was trained with')
-    add('checkpoint', help='a checkpoint, or a work directory for its newest')
-    add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
-    add('--drop-empty-boxes', action='store_true', help='boxes without area are no error')
-    add('--norm', metavar='SPEC', help='the norm that the model was trained with')
-    add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
-    add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
-    add('--debug', action='store_true', help='show tracebacks and warnings')
+    cli.add_config(parser)
+    parser.add_argument('checkpoint', help='a checkpoint, or a work directory for its newest')
+    cli.add_common_options(parser)
     return parser.parse_args()
 
 

@@ -11,7 +11,12 @@ optim_wrapper = dict(
 auto_scale_lr = dict(enable=False, base_batch_size=2)
 param_scheduler = [
     dict(
-        type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=0.25, convert_to_iter_based=True
+        type='LinearLR',
+        start_factor=0.01,
+        by_epoch=True,
+        begin=0,
+        end=0.25,
+        convert_to_iter_based=True,
     ),
     dict(
         type='CosineAnnealingLR',

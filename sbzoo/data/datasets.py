@@ -1,5 +1,7 @@
 """Dataset classes of the embedded sets, for configs."""
 
+from typing import ClassVar
+
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
@@ -10,7 +12,7 @@ from sbzoo.data.digits import CLASSES, ensure_digits
 class DigitScenes(CocoDataset):
     """The embedded digit scenes; built under `data_root` when that does not exist yet."""
 
-    METAINFO = dict(classes=CLASSES)
+    METAINFO: ClassVar = dict(classes=CLASSES)
 
     def __init__(self, *args, data_root: str, **kwargs) -> None:
         super().__init__(*args, data_root=str(ensure_digits(data_root)), **kwargs)

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,7 +144,7 @@ class _Coco:
         return dict(images=self.images, annotations=self.annotations, categories=categories)
 
 
-def scenes(split: Split):
+def scenes(split: Split) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
     """Yield the scenes of a split: pixels [96, 96, 3] and a list of (label, mask [96, 96])."""
     from sklearn.datasets import load_digits
 
@@ -155,11 +156,12 @@ def scenes(split: Split):
     photographs = [_photograph(name) for name in split.photographs]
     for _ in range(split.num_images):
         pixels = _background(photographs[rng.randint(len(photographs))], rng)
+        taken = np.zeros((SIZE, SIZE), dtype=bool)
         objects: list[tuple[int, np.ndarray]] = []
         wanted = rng.randint(3, 8)
         while len(objects) < wanted:
             index = rng.randint(len(labels))
-            mask = _paste(pixels, strokes[index], objects, rng)
+            mask = _paste(pixels, taken, strokes[index], rng)
             if mask is not None:
                 objects.append((int(labels[index]), mask))
         yield pixels, objects
@@ -181,12 +183,9 @@ def _background(photograph: Image.Image, rng: np.random.RandomState) -> np.ndarr
 
 
 def _paste(
-    pixels: np.ndarray,
-    strokes: np.ndarray,
-    objects: list[tuple[int, np.ndarray]],
-    rng: np.random.RandomState,
+    pixels: np.ndarray, taken: np.ndarray, strokes: np.ndarray, rng: np.random.RandomState
 ) -> np.ndarray | None:
-    """Draw one digit into `pixels` where it hides none of `objects`; its mask, or None."""
+    """Draw one digit into `pixels` unless its box meets what is `taken`; its mask, or None."""
     side = rng.randint(18, 49)
     top, left = rng.randint(SIZE - side + 1, size=2)
     shade = rng.randint(0, 64, size=3)
@@ -194,18 +193,15 @@ def _paste(
     alpha = np.array(drawn, dtype=np.int32)
     mask = np.zeros((SIZE, SIZE), dtype=bool)
     mask[top : top + side, left : left + side] = alpha >= 96
-    if any(_overlap(mask, other) for _, other in objects):
+    x, y, w, h = _box(mask)
+    if taken[y : y + h, x : x + w].any():
         return None
+    taken[y : y + h, x : x + w] = True
     window = pixels[top : top + side, left : left + side]
     colour = np.where(window.sum(axis=(0, 1)) < 128 * side * side, 255 - shade, shade)
     alpha = alpha[..., None]
     window[:] = (window * (255 - alpha) + colour * alpha + 127) // 255
     return mask
-
-
-def _overlap(mask: np.ndarray, other: np.ndarray) -> bool:
-    (x, y, w, h), (x2, y2, w2, h2) = _box(mask), _box(other)
-    return x < x2 + w2 and x2 < x + w and y < y2 + h2 and y2 < y + h
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,7 +19,7 @@ from torch import nn
 from sbzoo.errors import UserError
 
 
-def _history_method(owner: type, name: str):
+def _history_method(owner: type, name: str) -> Callable:
     """Stands for `getattr` in a checkpoint, which mmengine's log needs for its own methods."""
     if owner is not HistoryBuffer:
         raise UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
@@ -75,8 +76,10 @@ def read_checkpoint(path: str | Path) -> dict:
         name = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it asks for {name[1]}' if name else 'it is no pickle of tensors'
         raise UserError(f'{path}: not a checkpoint of plain data ({reason})') from error
-    except (RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:  # torch.load says in many ways that bytes make no sense
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise UserError(f'{path}: the checkpoint is broken or cut short ({reason})') from error
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{path}: not a checkpoint: it has no state_dict')
@@ -100,7 +103,9 @@ def _differences(have: dict, want: dict) -> str:
         'missing in the checkpoint': [k for k in want if k not in have],
         'unknown to the model': [k for k in have if k not in want],
         'of another shape': [
-            f'{k} {list(have[k])} for {list(want[k])}' for k in want if have.get(k, want[k]) != want[k]
+            f'{k} {list(have[k])} for {list(want[k])}'
+            for k in want
+            if have.get(k, want[k]) != want[k]
         ],
     }
     lines = (

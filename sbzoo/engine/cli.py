@@ -15,18 +15,22 @@ from sbzoo.errors import UserError
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
-def run(main: Callable[[], None], debug: bool) -> None:
+def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
     """Call a tool's main function and exit.
 
     Errors are shown as one message on standard error; with `debug` as a traceback too.
+
+    Args:
+        main: The tool.
+        debug: Whether to show tracebacks and warnings.
+        interrupted: What to say after Ctrl-C.
     """
     warnings.simplefilter('default' if debug else 'ignore')
     try:
         require_openmmlab()
         main()
     except KeyboardInterrupt:
-        _leave('stopped; the same command with --resume goes on from the last checkpoint',
-               EXIT_INTERRUPTED)
+        _leave(interrupted, EXIT_INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -57,6 +61,27 @@ def require_openmmlab() -> None:
     missing = [name for name in ('mmengine', 'mmcv', 'mmdet') if not find_spec(name)]
     if missing:
         raise UserError(f'{", ".join(missing)} not installed; run: pip install -e ".[onedl]"')
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The argument that names a config."""
+    parser.add_argument(
+        'config', help='a config file, or mmdet::FOLDER/FILE.py for one of MMDetection'
+    )
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every tool with a config has."""
+    add = parser.add_argument
+    add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
+    add(
+        '--drop-empty-boxes',
+        action='store_true',
+        help='let boxes without area pass, which MMDetection drops (COCO train2017 has two)',
+    )
+    add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
+    add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
+    add('--debug', action='store_true', help='show tracebacks and warnings')
 
 
 def positive_int(text: str) -> int:

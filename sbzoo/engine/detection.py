@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
 from sbzoo.engine.cli import is_main_process
@@ -78,9 +79,13 @@ def ap_table(metrics: dict[str, float]) -> Table:
     columns = list(next(iter(rows.values())))
     table = Table('', *columns)
     for kind, values in rows.items():
-        table.add_row(kind, *(f'{values[c]:.3f}' for c in columns))
+        table.add_row(kind, *(_cell(values[c]) for c in columns))
     return table
 
 
-def _unwrapped(runner: Runner):
+def _cell(value: float) -> str:
+    return '-' if value < 0 else f'{value:.3f}'  # COCO's -1: no object of this size
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
     return getattr(runner.model, 'module', runner.model)

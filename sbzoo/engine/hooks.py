@@ -42,7 +42,9 @@ class StopAtInvalidLossHook(Hook):
         losses = {k: float(v) for k, v in outputs.items() if torch.is_tensor(v) and v.numel() == 1}
         if not all(map(_is_finite, losses.values())):
             values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
-            raise UserError(f'step {runner.iter + 1}: the loss is not finite ({values}); {_advice(runner)}')
+            raise UserError(
+                f'step {runner.iter + 1}: the loss is not finite ({values}); {_advice(runner)}'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the weights that are about to be saved."""

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from PIL import Image
 
-COLUMNS, ROWS, TILE = 4, 2, 320  # pixels, side of a tile
+COLUMNS, ROWS = 2, 3
+SIDE = 288  # pixels, of the longer side of one picture
 
 
 @torch.no_grad()
 def draw_detections(runner: Runner, path: str | Path, score: float = 0.3) -> Path:
-    """Draw ground truth (left half) and detections (right half) of the first test pictures.
+    """Draw the first test pictures: each with its ground truth, then with the detections.
 
     Args:
         runner: Has a trained model and a test data set.
@@ -24,24 +28,34 @@ def draw_detections(runner: Runner, path: str | Path, score: float = 0.3) -> Pat
     """
     dataset = runner.test_dataloader.dataset
     model = runner.model.eval()
-    tiles = []
+    canvas = Image.new('RGB', (COLUMNS * 2 * SIDE, ROWS * SIDE), 'white')
     for index in range(min(COLUMNS * ROWS, len(dataset))):
         (sample,) = model.test_step(pseudo_collate([dataset[index]]))
-        tiles.append(_tile(runner.visualizer, sample.cpu(), score))
-    rows = [np.concatenate(tiles[i : i + COLUMNS], axis=1) for i in range(0, len(tiles), COLUMNS)]
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    Image.fromarray(np.concatenate(rows)).save(path)
+        row, column = divmod(index, COLUMNS)
+        tile = _tile(runner.visualizer, sample.cpu(), score)
+        canvas.paste(tile, (column * 2 * SIDE, row * SIDE))
+    canvas.save(path)
     return Path(path)
 
 
-def _tile(visualizer, sample, score: float) -> np.ndarray:
+def _tile(visualizer: DetLocalVisualizer, sample: DetDataSample, score: float) -> Image.Image:
     picture = Image.open(sample.img_path).convert('RGB')
-    visualizer.add_datasample(
-        'picture', np.array(picture), sample, pred_score_thr=score, show=False, draw_gt=True
-    )
+    factor = max(1, SIDE // max(picture.size))
+    for instances in (sample.gt_instances, sample.pred_instances):
+        _enlarge(instances, factor)
+    picture = picture.resize((picture.width * factor, picture.height * factor))
+    visualizer.add_datasample('', np.array(picture), sample, pred_score_thr=score, show=False)
     drawn = Image.fromarray(visualizer.get_image())
-    drawn.thumbnail((2 * TILE, TILE))
-    tile = Image.new('RGB', (2 * TILE, TILE))
-    tile.paste(drawn)
-    return np.array(tile)
+    drawn.thumbnail((2 * SIDE, SIDE))
+    return drawn
+
+
+def _enlarge(instances: InstanceData, factor: int) -> None:
+    """So that boxes and labels are drawn on small pictures at a size that can be read."""
+    instances.bboxes = instances.bboxes * factor
+    masks = instances.get('masks')
+    if torch.is_tensor(masks):  # [instances, H, W]
+        masks = masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        instances.masks = masks
+    elif masks is not None:
+        instances.masks = masks.rescale(factor)

@@ -37,7 +37,7 @@ def build_config(args: argparse.Namespace) -> Config:
         set_data(cfg, read_folder(args.data, args.drop_empty_boxes))
     for option, change in CHANGES.items():
         value = getattr(args, option, None)
-        if value:
+        if value not in (None, False):  # 0 is a seed
             change(cfg, value)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.launcher = getattr(args, 'launcher', 'none')
@@ -195,11 +195,14 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 
 
 def _stretch(scheduler: dict, ratio: float) -> None:
-    for key in ('begin', 'end', 'T_max', 'step_size'):
-        if key in scheduler:
-            scheduler[key] = round(scheduler[key] * ratio)
+    def stretched(epochs: float) -> float:
+        exact = epochs * ratio
+        return exact if scheduler.get('convert_to_iter_based') else round(exact)
+
+    for key in {'begin', 'end', 'T_max', 'step_size'} & scheduler.keys():
+        scheduler[key] = stretched(scheduler[key])
     if 'milestones' in scheduler:
-        scheduler['milestones'] = [round(m * ratio) for m in scheduler['milestones']]
+        scheduler['milestones'] = [stretched(m) for m in scheduler['milestones']]
 
 
 def set_lr(cfg: Config, lr: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class _Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, scale_and_shift, *parameters):
+    def forward(ctx: Any, x: Tensor, scale_and_shift: Callable, *parameters: Tensor) -> Tensor:
         whitened, table = _whiten(x)
         table.mean.requires_grad_()
         table.var.requires_grad_()
@@ -60,7 +60,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         (x,) = ctx.saved_tensors
         mean, var, count = ctx.table
         scale = ctx.coefficients[0]

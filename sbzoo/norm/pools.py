@@ -20,7 +20,8 @@ class Pool(Protocol):
 
     uses_batch: bool  # whether samples of a batch share statistics
 
-    def __call__(self, table: Table, layer: Norm) -> Table: ...
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        """The table to normalise with."""
 
 
 def average(table: Table, dim: int) -> Table:
