@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import mmdet
@@ -11,7 +12,6 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-import sbzoo
 from sbzoo.engine.checkpoints import AtomicBackend
 from sbzoo.norm import Norm
 
@@ -33,7 +33,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
         epochs=runner.epoch,
         seed=runner.seed,
         alphas=_alphas(runner.model),
-        versions=dict(sbzoo=sbzoo.__version__, torch=torch.__version__, mmdet=mmdet.__version__),
+        versions=dict(sbzoo=version('sbzoo'), torch=torch.__version__, mmdet=mmdet.__version__),
         machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
     )
     path = Path(runner.work_dir) / FILE
