@@ -12,7 +12,6 @@ import torch
 from mmengine.config import Config
 
 from sbzoo import UserError
-from sbzoo.engine import cli
 from sbzoo.engine.checkpoints import AtomicBackend, check_fits, latest_checkpoint, read_checkpoint
 from sbzoo.engine.hooks import StopAtInvalidLossHook
 from sbzoo.engine.recipe import set_norm
@@ -159,22 +158,36 @@ def test_model_without_norms_is_not_turned():
         set_norm(cfg, 'gn')
 
 
-def test_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr(cli, 'find_spec', lambda name: None if name == 'mmdet' else object())
-    with pytest.raises(UserError, match=r'mmdet not installed; run: pip install -e "\.\[onedl\]"'):
-        cli.require_openmmlab()
+WITHOUT_OPENMMLAB = (
+    'import runpy, sys\n'
+    'sys.modules.update(dict.fromkeys(["mmengine", "mmcv", "mmdet"]))  # not to be found\n'
+)
+
+
+def run_without_openmmlab(script: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, '-c', WITHOUT_OPENMMLAB + script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
 
 
 def test_norms_work_without_openmmlab():
-    """In a process where mmengine, mmcv and mmdet cannot be found."""
-    script = (
-        'import sys, importlib.util as u\n'
-        'find = u.find_spec\n'
-        'u.find_spec = lambda n, *a: None if n.split(".")[0] in BLOCKED else find(n, *a)\n'
-        'BLOCKED = {"mmengine", "mmcv", "mmdet"}\n'
-        'sys.modules.update(dict.fromkeys(BLOCKED))\n'
+    done = run_without_openmmlab(
         'import torch, sbzoo.norm\n'
         'print(sbzoo.norm.build_norm("hybrid", 8)(torch.randn(2, 8, 4, 4)).shape)\n'
     )
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == 'torch.Size([2, 8, 4, 4])\n', done.stderr
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_tools_name_the_missing_extra(tool):
+    done = run_without_openmmlab(
+        f'sys.argv = ["{tool}", "{CONFIG}", *["x"] * ("{tool}" == "test")]\n'
+        f'runpy.run_path("tools/{tool}.py", run_name="__main__")\n'
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        'error: mmengine, mmcv, mmdet not installed; run: pip install -e ".[onedl]"\n'
+    )

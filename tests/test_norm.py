@@ -189,7 +189,9 @@ def test_groups_are_the_nearest_divisor():
     torch.testing.assert_close(Norm(48, 'gn')(x), F.group_norm(x, 24))
 
 
-@pytest.mark.parametrize('spec', ['xn', 'gn0', 'gn-1', 'bn2', 'hybrid(bn)', 'hybrid(bn,xn)', ''])
+@pytest.mark.parametrize(
+    'spec', ['xn', 'gn0', 'gn00', 'gn-1', 'bn2', 'hybrid(bn)', 'hybrid(bn,xn)', '']
+)
 def test_unknown_spec_lists_the_known(spec):
     with pytest.raises(UserError) as error:
         parse(spec, 32)

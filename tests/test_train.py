@@ -143,3 +143,27 @@ def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith('stopped; the same command with --resume')
     assert 'Traceback' not in errors
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn/faster-rcnn_r50', 'mask_rcnn/mask-rcnn_r50'])
+def test_trains_mmdetection_configs_with_another_norm(digits, tmp_path, name):
+    small = [f'{s}_dataloader.dataset.pipeline.{i}.scale=(96,96)' for s, i in SCALES.items()]
+    done = run(
+        [
+            *command('train', f'mmdet::{name}_fpn_1x_coco.py', '--norm', 'gn', '--scratch'),
+            *('--data', str(digits), '--batch', '2', '--epochs', '1', '--work-dir', str(tmp_path)),
+            *('--cfg-options', 'default_hooks.logger.interval=1', *small),
+        ]
+        + [f'{split}_dataloader.dataset.indices={8 if split == "train" else 2}' for split in SCALES]
+        + [f'{split}_dataloader.num_workers=0' for split in SCALES]
+        + [f'{split}_dataloader.persistent_workers=False' for split in SCALES]
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'norm gn: ResNet' in done.stdout
+    assert 'lr auto: 0.02 for 16 images a step, so 0.0025' in done.stdout
+    assert len(losses(tmp_path)) == 4
+    metrics = json.loads((tmp_path / 'result.json').read_text())['metrics']
+    assert ('coco/segm_mAP' in metrics) == name.startswith('mask')
+
+
+SCALES = dict(train=2, val=1, test=1)  # where the pipelines of each split resize

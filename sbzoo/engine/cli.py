@@ -9,10 +9,12 @@ import traceback
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from urllib.error import URLError
 
 from sbzoo.errors import UserError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+WITHOUT_WEIGHTS = 'train without them by --scratch'
 
 
 def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
@@ -46,6 +48,8 @@ def _leave(message: str, status: int) -> None:
 def _message(error: Exception) -> str:
     if isinstance(error, UserError):
         return f'error: {error}'
+    if isinstance(error, URLError):
+        return f'error: the pretrained weights cannot be had ({error.reason}); {WITHOUT_WEIGHTS}'
     if isinstance(error, OSError):
         return f'error: {error.filename or "input or output"}: {error.strerror or error}'
     reason = str(error).strip().splitlines()[:1]

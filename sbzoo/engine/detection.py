@@ -32,6 +32,8 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = Runner.from_cfg(cfg)
+    if resume and not checkpoint:
+        runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     if checkpoint:
         check_fits(checkpoint, _unwrapped(runner))
     runner.train()

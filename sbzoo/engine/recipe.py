@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -39,6 +40,8 @@ def build_config(args: argparse.Namespace) -> Config:
         value = getattr(args, option, None)
         if value not in (None, False):  # 0 is a seed
             change(cfg, value)
+    if 'lr' in args and args.lr is None:
+        _say_if_lr_is_for_another_batch(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.launcher = getattr(args, 'launcher', 'none')
     return cfg
@@ -222,16 +225,34 @@ def set_lr(cfg: Config, lr: str) -> None:
     if not base:
         print_log('lr auto: the config names no base_batch_size, so its lr stays', logger='current')
         return
+    images, factors = _images_a_step(cfg)
+    old, optimizer.lr = optimizer.lr, optimizer.lr * images / base
+    print_log(
+        f'lr auto: {old:g} for {base} images a step, so {optimizer.lr:g} for {factors}',
+        logger='current',
+    )
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=images)
+
+
+def _images_a_step(cfg: Config) -> tuple[int, str]:
     devices = int(os.environ.get('WORLD_SIZE', 1))
     batch = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
-    old, optimizer.lr = optimizer.lr, optimizer.lr * devices * batch * accumulated / base
-    print_log(
-        f'lr auto: {old:g} for {base} images a step, so {optimizer.lr:g} for {devices} device(s) x '
-        f'{batch} image(s) x {accumulated} accumulated',
-        logger='current',
-    )
-    cfg.auto_scale_lr = dict(enable=False, base_batch_size=devices * batch * accumulated)
+    factors = f'{devices} device(s) x {batch} image(s) x {accumulated} accumulated'
+    return devices * batch * accumulated, factors
+
+
+def _say_if_lr_is_for_another_batch(cfg: Config) -> None:
+    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    images, factors = _images_a_step(cfg)
+    if base and base != images:
+        lr = cfg.optim_wrapper.optimizer.lr
+        print_log(
+            f'lr {lr:g} stays, though the config means it for {base} images a step and this run '
+            f'takes {factors}; --lr auto scales it',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _positive(lr: str) -> float:

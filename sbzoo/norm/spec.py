@@ -23,10 +23,10 @@ class Entry(NamedTuple):
 NORMS = (
     Entry('bn', r'bn', lambda channels: Batch(), 'batch', '8 images a step or more'),
     Entry('in', r'in', lambda channels: Group(channels), 'sample and channel', 'style, GANs'),
-    Entry('ln', r'ln', lambda channels: Group(1), 'sample', 'very narrow layers'),
+    Entry('ln', r'ln', lambda channels: Group(1), 'sample', 'layers too narrow for groups'),
     Entry(
         'gn[G]',
-        r'gn(\d+)?',
+        r'gn([1-9]\d*)?',
         lambda channels, groups: Group(nearest_divisor(channels, int(groups or 32))),
         'sample and group of channels',
         'any batch; the first to try (G = 32)',
@@ -49,7 +49,7 @@ def parse(spec: str, num_channels: int) -> Pool:
     """
     for entry in NORMS:
         match = re.fullmatch(entry.pattern, spec.replace(' ', '').lower())
-        if match and '0' not in match.groups():
+        if match:
             return entry.build(num_channels, *match.groups())
     raise UserError(f'unknown norm {spec!r}; known are\n{norm_table()}')
 
