@@ -82,15 +82,6 @@ def test_weights_start_as_batch_norm_weights_do(spec):
 
 
 def test_weight_decay_exemption():
-    wrapper = build_optim_wrapper(
-        resnet('hybrid'),
-        dict(
-            type='OptimWrapper',
-            optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01),
-            paramwise_cfg=dict(norm_decay_mult=0.0),
-        ),
-    )
-    decay = {id(p): g['weight_decay'] for g in wrapper.optimizer.param_groups for p in g['params']}
     model = resnet('hybrid')
     wrapper = build_optim_wrapper(model, _optimizer(paramwise_cfg=dict(norm_decay_mult=0.0)))
     decay = {id(p): g['weight_decay'] for g in wrapper.optimizer.param_groups for p in g['params']}
