@@ -1,5 +1,6 @@
 """What the options do to a config."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from sbzoo.data.coco import read_folder
 from sbzoo.engine.recipe import (
+    build_config,
     load_config,
     set_batch,
     set_data,
@@ -121,6 +123,24 @@ def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
     assert written.custom_imports.imports == ['sbzoo']
     assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
     assert 'norm_cfg' not in written.model.bbox_head  # deliberately without
+
+
+def test_options_are_applied():
+    options = dict(config='configs/retinanet_gn_b2.py', data=None, cfg_options=['train_cfg.x=1'])
+    options |= dict(norm='ln', batch=1, epochs=6, lr=None, seed=0, scratch=False, work_dir=None)
+    cfg = build_config(Namespace(**options))
+    assert cfg.model.neck.norm_cfg == dict(type='Norm', spec='ln')
+    assert cfg.randomness.seed == 0
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.x) == (6, 1)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.01)
+    assert cfg.work_dir == 'work_dirs/retinanet_gn_b2'
+    cfg = build_config(Namespace(**options | dict(seed=None, batch=None)))
+    assert cfg.randomness.seed == 0  # the config's own
+    cfg = build_config(Namespace(**options | dict(config=MASK_RCNN, seed=0, epochs=None)))
+    assert cfg.randomness.seed == 0
+
+
+MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 
 
 def test_iteration_schedules_take_no_epochs():

@@ -38,7 +38,7 @@ def build_config(args: argparse.Namespace) -> Config:
         set_data(cfg, read_folder(args.data, args.drop_empty_boxes))
     for option, change in CHANGES.items():
         value = getattr(args, option, None)
-        if value not in (None, False):  # 0 is a seed
+        if value is not None and value is not False:  # 0 is a seed
             change(cfg, value)
     if 'lr' in args and args.lr is None:
         _say_if_lr_is_for_another_batch(cfg)
