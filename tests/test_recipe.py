@@ -45,6 +45,13 @@ def test_every_config_is_complete_and_builds(path):
 LR_AN_IMAGE = 0.01
 
 
+def test_own_configs_need_nothing_added():
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    before = cfg.pretty_text
+    use_sbzoo(cfg)
+    assert cfg.pretty_text == before
+
+
 def test_configs_of_one_batch_differ_in_the_norm_alone():
     first, *others = (load_config(str(p)) for p in CONFIGS if p.stem.endswith('_b2'))
     for other in others:
@@ -121,6 +128,9 @@ def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
     cfg.dump(tmp_path / 'written.py')
     written = Config.fromfile(tmp_path / 'written.py')
     assert written.custom_imports.imports == ['sbzoo']
+    hooks = [hook.type for hook in written.custom_hooks]
+    assert hooks == ['EpochSeedHook', 'StopAtInvalidLossHook']
+    assert written.default_hooks.checkpoint.backend_args == dict(backend='atomic')
     assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
     assert 'norm_cfg' not in written.model.bbox_head  # deliberately without
 

@@ -23,6 +23,8 @@ from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
 from sbzoo.norm import norm_cfg
 
+HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook')
+
 
 def build_config(args: argparse.Namespace) -> Config:
     """The config that the options of a tool name.
@@ -87,11 +89,16 @@ def _find(name: str) -> Path:
 
 
 def use_sbzoo(cfg: Config) -> None:
-    """Make a config import sbzoo, so that other tools can run what ours write."""
+    """Give any config what those of sbzoo have: its import, its hooks, whole checkpoints."""
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     if 'sbzoo' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'sbzoo']
     cfg.custom_imports = imports
+    hooks = cfg.get('custom_hooks') or []
+    present = {hook['type'] for hook in hooks}
+    cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
+    if 'checkpoint' in cfg.get('default_hooks', {}):
+        cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
 
 
 def set_norm(cfg: Config, spec: str) -> None:

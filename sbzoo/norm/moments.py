@@ -41,9 +41,9 @@ def normalize(
 
 
 class _Normalize(torch.autograd.Function):
-    """Pixels are centred first, so that a large offset of x costs no precision.
+    """One pass to whiten, one in place to map; backward centres x again instead of keeping it.
 
-    Only x is kept for backward: the centred pixels are cheaper to compute again than to keep.
+    Centred pixels are what both passes work on, so that a large offset of x costs no precision.
     """
 
     @staticmethod
