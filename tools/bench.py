@@ -11,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+from rich.progress import track
+
 from sbzoo.engine import cli
+from sbzoo.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 NORMS, BATCHES = ('bn', 'in', 'gn', 'ln', 'hybrid'), (1, 2, 16)
@@ -38,10 +41,12 @@ def bench_norms(args: argparse.Namespace) -> None:
     """Train what is not trained yet, collect the results, print the table."""
     grid = list(product(args.seeds, args.batches, args.norms))
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda run: train(args.dir, *run), grid))
+        runs = pool.map(lambda run: train(args.dir, *run), grid)
+        results = list(track(runs, 'runs', total=len(grid)))
     lines = '\n'.join(json.dumps(r, sort_keys=True) for r in results)
     (args.dir / 'results.jsonl').write_text(lines + '\n')
     print(table(results, args.norms, args.batches))
+    print(f'runs: {args.dir / "results.jsonl"}')
 
 
 def train(folder: Path, seed: int, batch: int, norm: str) -> dict:
@@ -50,18 +55,18 @@ def train(folder: Path, seed: int, batch: int, norm: str) -> dict:
     work_dir = folder / f'{norm}_b{batch}_s{seed}'
     result = work_dir / 'result.json'
     if not result.exists():
-        print(f'training {work_dir.name}', flush=True)
         work_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, 'tools/train.py', config, '--resume', '--seed', str(seed)]
         with open(work_dir / 'log.txt', 'a') as log:
-            subprocess.run(
+            done = subprocess.run(
                 [*command, '--work-dir', str(work_dir)],
                 cwd=ROOT,
                 env=os.environ | dict(OMP_NUM_THREADS='1'),
                 stdout=log,
                 stderr=log,
-                check=True,
             )
+        if done.returncode:
+            raise UserError(f'{work_dir.name} failed; its last lines are in {log.name}')
     return json.loads(result.read_text())
 
 
