@@ -88,8 +88,8 @@ def table(results: list[dict], norms: list[str], batches: list[int]) -> str:
 
 def cell(values: list[float]) -> str:
     """Mean and spread of one cell."""
-    spread = statistics.stdev(values) if len(values) > 1 else float('nan')
-    return f'{statistics.mean(values):.3f} ± {spread:.3f}'
+    spread = f'{statistics.stdev(values):.3f}' if len(values) > 1 else 'one seed'
+    return f'{statistics.mean(values):.3f} ± {spread}'
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path) -> dict:
     except OSError:
         raise
     except Exception as error:  # torch.load says in many ways that bytes make no sense
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0].split('. ')[0]
         raise UserError(f'{path}: the checkpoint is broken or cut short ({reason})') from error
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{path}: not a checkpoint: it has no state_dict')
