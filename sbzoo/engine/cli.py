@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 import warnings
@@ -14,7 +13,6 @@ from urllib.error import URLError
 from sbzoo.errors import UserError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
-WITHOUT_WEIGHTS = 'train without them by --scratch'
 
 
 def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
@@ -49,7 +47,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, UserError):
         return f'error: {error}'
     if isinstance(error, URLError):
-        return f'error: the pretrained weights cannot be had ({error.reason}); {WITHOUT_WEIGHTS}'
+        hint = 'train without them by --scratch'
+        return f'error: the pretrained weights cannot be had ({error.reason}); {hint}'
     if isinstance(error, OSError):
         return f'error: {error.filename or "input or output"}: {error.strerror or error}'
     reason = str(error).strip().splitlines()[:1]
@@ -94,8 +93,3 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text}: give 1 or more')
     return value
-
-
-def is_main_process() -> bool:
-    """Whether this is the process of a launch that prints."""
-    return os.environ.get('RANK', '0') == '0'

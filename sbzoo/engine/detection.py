@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
-from sbzoo.engine.cli import is_main_process
 from sbzoo.engine.picture import draw_detections
 from sbzoo.engine.result import write_result
 from sbzoo.errors import UserError
@@ -32,10 +32,10 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = Runner.from_cfg(cfg)
-    if resume and not checkpoint:
-        runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     if checkpoint:
         check_fits(checkpoint, _unwrapped(runner))
+    elif resume:
+        runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     runner.train()
     scalars = runner.message_hub.log_scalars
     metrics = {k[4:]: scalars[k].current() for k in scalars if k.startswith('val/coco/')}

@@ -272,7 +272,7 @@ def _positive(lr: str) -> float:
     return value
 
 
-def set_scratch(cfg: Config) -> None:
+def set_scratch(cfg: Config, _: bool = True) -> None:
     """Train from random weights: nothing is downloaded and nothing stays frozen.
 
     A stage that stays frozen at random weights costs several AP, so no stage does, and batch
@@ -309,7 +309,7 @@ def set_amp(cfg: Config, _: bool) -> None:
 
 
 CHANGES = dict(
-    scratch=lambda cfg, _: set_scratch(cfg),
+    scratch=set_scratch,
     norm=set_norm,
     batch=set_batch,
     epochs=set_epochs,

@@ -22,14 +22,14 @@ class CocoAP(CocoMetric):
     """
 
     def __init__(self, ann_file: str, metric: str | Sequence[str] = 'bbox', **kwargs) -> None:
-        super().__init__(ann_file=ann_file, metric=metric, **kwargs)
-        self._truth = COCO(ann_file, print_function=lambda *_: None)
+        super().__init__(ann_file=None, metric=metric, **kwargs)  # else it is read twice
+        self._coco_api = COCO(ann_file, print_function=lambda *_: None)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP over all images, from the (ground truth, prediction) pairs that `process` kept."""
         predictions = [prediction for _, prediction in results]
-        self.cat_ids = self._truth.getCatIds(catNms=self.dataset_meta['classes'])
-        self.img_ids = self._truth.getImgIds()
+        self.cat_ids = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
+        self.img_ids = self._coco_api.getImgIds()
         with tempfile.TemporaryDirectory() as folder:
             files = self.results2json(predictions, str(Path(folder) / 'results'))
             metrics: dict[str, float] = {}
@@ -42,7 +42,7 @@ class CocoAP(CocoMetric):
             MMLogger.get_current_instance().warning(f'{metric}: no detections, so AP is 0')
             return {f'{metric}_{name}': 0.0 for name in STATS}
         evaluation = COCOeval_faster(
-            self._truth, self._truth.loadRes(file), metric, print_function=lambda *_: None
+            self._coco_api, self._coco_api.loadRes(file), metric, print_function=lambda *_: None
         )
         evaluation.params.catIds = self.cat_ids
         evaluation.params.imgIds = self.img_ids
