@@ -1,0 +1,9 @@
+"""Every number in the README comes from a module here; `tools/bench.py NAME` makes it again.
+
+A module has a docstring (its help), `add_arguments(parser)` and `run(args)`.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BENCHES = ('digits',)
