@@ -107,7 +107,7 @@ class GradientNoiseScaleHook(Hook):
     next few batches of the training. Their mean squared norm and the squared norm of their mean are
     the two batch sizes that the estimate needs. (The gradients that the training itself takes would
     cost nothing, but every step moves the weights against its own noise: successive gradients
-    cancel by lr tr(H Sigma), in a settled training as much as |G|^2 itself.)
+    cancel by lr tr(H Sigma) / B, in a settled training as much as |G|^2 itself.)
 
     They are batches of the training, not single images, because batch statistics, and losses that
     are divided by the objects of a batch, depend on its size: what is measured is the network as
@@ -123,7 +123,9 @@ class GradientNoiseScaleHook(Hook):
             as the large gradients of random weights would dominate the averages.
         batches: Batches of a measurement, on each device. They cost about `batches / interval` of
             the time of the training and, while it lasts, three more copies of the weights.
-        decay: Of the moving averages, for each measurement.
+        decay: Of the moving averages, for each measurement. At 0.9 they hold about the last ten, so
+            they trail: while |G|^2 falls fast, as at the end of an annealed learning rate, the
+            scale of the moment is higher than the one shown.
 
     Raises:
         UserError: Fewer than 2 batches have no spread.
