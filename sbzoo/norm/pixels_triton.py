@@ -44,6 +44,11 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tenso
     return y
 
 
+def masked(grad: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+    """As in `sbzoo.norm.pixels`; here `products` and `blend` mask what they read."""
+    return grad, y, None
+
+
 def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -64,11 +69,17 @@ def products(
 
 
 def blend(
-    grad: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, y: Tensor | None = None
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    y: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`a * grad + b * x + c`, with tables [N, C] and grad as in `products`; like x."""
     x = _like(x, x)
-    d_x = torch.empty_like(x)
+    d_x = torch.empty_like(x) if out is None else out
     inputs = _like(x, grad), x, _like(x, y)
     _launch(kernels.blend, x, *inputs, *_dense(x, a, b, c), d_x)
     return d_x
