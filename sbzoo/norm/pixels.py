@@ -111,7 +111,9 @@ def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
     In channels_last a view has all channels of some lines of one sample.
     """
     n, c, h, w = x.shape
-    if x.is_contiguous():
+    if x.is_contiguous() and x.numel() <= _CHUNK:
+        yield x.view(1, n * c, h, w), slice(None)
+    elif x.is_contiguous():
         step = max(1, _CHUNK // (h * w))
         for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
             yield part, slice(start * step, (start + 1) * step)
