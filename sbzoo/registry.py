@@ -18,6 +18,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
 MODELS.register_module(module=Norm)
 
 import sbzoo.backbones.resnet  # noqa: E402
+import sbzoo.backbones.timm  # noqa: E402
 import sbzoo.data.datasets  # noqa: E402
 import sbzoo.engine.checkpoints  # noqa: E402
 import sbzoo.engine.hooks  # noqa: E402

@@ -129,7 +129,7 @@ def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
     written = Config.fromfile(tmp_path / 'written.py')
     assert written.custom_imports.imports == ['sbzoo']
     hooks = [hook.type for hook in written.custom_hooks]
-    assert hooks == ['EpochSeedHook', 'StopAtInvalidLossHook']
+    assert hooks == ['EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook']
     assert written.default_hooks.checkpoint.backend_args == dict(backend='atomic')
     assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
     assert 'norm_cfg' not in written.model.bbox_head  # deliberately without

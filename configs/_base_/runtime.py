@@ -12,7 +12,11 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
-custom_hooks = [dict(type='EpochSeedHook'), dict(type='StopAtInvalidLossHook')]
+custom_hooks = [
+    dict(type='EpochSeedHook'),
+    dict(type='PretrainedHook'),
+    dict(type='StopAtInvalidLossHook'),
+]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

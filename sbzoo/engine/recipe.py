@@ -23,7 +23,7 @@ from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
 from sbzoo.norm import norm_cfg
 
-HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook')
+HOOKS = ('EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook')
 
 
 def build_config(args: argparse.Namespace) -> Config:
