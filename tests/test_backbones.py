@@ -1,22 +1,36 @@
 """Backbones: published keys, positions of norms, frozen stages."""
 
+import pickle
+import re
 from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 
 import mmdet
 import pytest
+import timm
 import torch
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner.checkpoint import load_state_dict
+from safetensors.torch import save_file
 from torch import nn
 
+from sbzoo.backbones.preprocessing import (
+    CAFFE2,
+    CHECKPOINTS,
+    TORCHVISION,
+    Preprocessing,
+    check_preprocessing,
+)
 from sbzoo.backbones.resnet import NormResNet
+from sbzoo.backbones.timm import TimmBackbone, TimmPretrained
 from sbzoo.engine.recipe import set_norm
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
+from sbzoo.norm.convert import convert_norm
 from sbzoo.norm.names import accept_published_names, with_own_names
 
 SHIPPED = Path(mmdet.__file__).parent / '.mim' / 'configs'
@@ -43,11 +57,22 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_all_of_them():
-    assert len(GN) == 20
+def architecture(path: Path) -> str:
+    """What the keys and shapes of a detector depend on; schedules and pretrained weights do not."""
+    model = Config.fromfile(path).model
+    model.pop('data_preprocessor')
+    model.backbone.pop('init_cfg')
+    return str(model.to_dict())
 
 
-@pytest.mark.parametrize('path', GN, ids=lambda p: p.stem)
+DISTINCT = {architecture(path): path for path in GN}.values()
+
+
+def test_published_gn_configs():
+    assert (len(GN), len(DISTINCT)) == (20, 10)
+
+
+@pytest.mark.parametrize('path', DISTINCT, ids=lambda p: p.stem)
 def test_every_published_gn_checkpoint_fits_strictly(path):
     """MMDetection's own model as shipped, the same with `--norm gn`, and our backbone in it."""
     cfg = Config.fromfile(path)
@@ -121,3 +146,194 @@ def test_every_norm_of_every_depth_is_the_one_asked_for(depth, norm):
 def test_unknown_norm():
     with pytest.raises(UserError, match='unknown norm'):
         NormResNet('nonsense', depth=18)
+
+
+NETS = {
+    'test_efficientnet_gn': (1, 2, 3, 4),
+    'test_resnet': (1, 2, 3, 4),
+    'test_convnext': (0, 1, 2, 3),
+}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Weights of a whole network of timm, fine-tuned to seven classes, and the file they are in."""
+    whole = randomise(timm.create_model('test_resnet', num_classes=7))
+    path = tmp_path / 'weights.safetensors'
+    save_file(whole.state_dict(), path)
+    return whole.state_dict(), path
+
+
+@pytest.mark.parametrize('name', NETS)
+@pytest.mark.parametrize('norm', [None, 'gn8'])
+def test_timm_maps_are_those_of_timm(name, norm, tmp_path):
+    whole = randomise(timm.create_model(name, num_classes=7))
+    save_file(whole.state_dict(), tmp_path / 'weights.safetensors')
+    ours = TimmBackbone(name, NETS[name], norm)
+    TimmPretrained(str(tmp_path / 'weights.safetensors'))(ours)
+    if norm:
+        convert_norm(whole, norm)
+        turned = any(isinstance(m, Norm) for m in ours.modules())
+        assert turned == (name != 'test_convnext')  # its norms are per pixel
+    x = torch.randn(2, 3, 64, 64)
+    maps = ours.eval()(x)
+    assert [m.shape[1] for m in maps] == ours.out_channels
+    assert [m.shape[2] for m in maps] == [16, 8, 4, 2]
+    expected = whole.eval().forward_intermediates(x, list(NETS[name]), intermediates_only=True)
+    torch.testing.assert_close(maps, tuple(expected))
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_timm_frozen_stages(name):
+    for stages, stride in ((0, 2), (1, 4), (2, 8)):
+        net = TimmBackbone(name, NETS[name], 'gn8', frozen_stages=stages).train()
+        maps = net(torch.randn(2, 3, 64, 64))
+        assert [m.requires_grad for m in maps] == [64 // m.shape[2] > stride for m in maps]
+        frozen = {k for k, p in net.named_parameters() if not p.requires_grad}
+        still = {k for k, m in net.named_modules() if not m.training and k}
+        assert {k.rpartition('.')[0] for k in frozen} <= still
+    assert not TimmBackbone(name, NETS[name]).frozen
+    with pytest.raises(UserError, match='no stage 5, of stride 64'):
+        TimmBackbone(name, NETS[name], frozen_stages=5)
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_timm_checkpointing_changes_no_gradient(name):
+    plain = TimmBackbone(name, NETS[name])
+    checkpointed = TimmBackbone(name, NETS[name], with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    for net in (plain, checkpointed):
+        sum(m.square().mean() for m in net(x)).backward()
+    assert checkpointed.net.grad_checkpointing
+    for (key, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=key)
+
+
+def test_timm_norm_eval_keeps_running_statistics():
+    for norm_eval in (True, False):
+        net = TimmBackbone('test_resnet', (1, 2), norm_eval=norm_eval).train()
+        before = deepcopy(net.state_dict())
+        net(torch.randn(2, 3, 32, 32))
+        changed = any(not torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        assert changed != norm_eval
+
+
+def test_timm_weights_start_training_but_not_testing(weights):
+    state, path = weights
+    digest = sha256(path.read_bytes()).hexdigest()
+    init_cfg = dict(type='TimmPretrained', checkpoint=str(path), sha256=digest)
+    net = TimmBackbone('test_resnet', (1, 2, 3, 4), 'hybrid', init_cfg=init_cfg)
+    assert not torch.equal(net.net.layer1[0].conv1.weight, state['layer1.0.conv1.weight'])
+    net.init_weights()
+    assert torch.equal(net.net.layer1[0].conv1.weight, state['layer1.0.conv1.weight'])
+    assert torch.equal(net.net.layer1[0].bn1.running_var, state['layer1.0.bn1.running_var'])
+
+
+def test_timm_weights_of_a_training_run(weights, tmp_path):
+    torch.save(dict(epoch=3, state_dict=weights[0]), tmp_path / 'last.pth')
+    net = TimmBackbone('test_resnet', (1, 2))
+    TimmPretrained(str(tmp_path / 'last.pth'))(net)
+    assert torch.equal(net.net.layer1[0].conv1.weight, weights[0]['layer1.0.conv1.weight'])
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (
+            lambda s: s.pop('layer3.0.bn1.bias'),
+            r'than test_resnet\n  layer3.0.bn1.b',
+        ),
+        (lambda s: s.update(extra=torch.ones(3)), r'in the file:\n  extra \[3\]'),
+        (lambda s: s.update({'bn1.bias': torch.ones(5)}), r'in the file:\n  bn1.bias \[5\]'),
+    ],
+)
+def test_timm_weights_are_strict(weights, spoil, message):
+    state, path = weights
+    spoil(state)
+    save_file(state, path)
+    with pytest.raises(UserError, match=message):
+        TimmPretrained(str(path))(TimmBackbone('test_resnet', (1, 2)))
+
+
+def test_timm_weights_that_are_not_the_ones_meant(weights, tmp_path):
+    net, path = TimmBackbone('test_resnet', (1, 2)), weights[1]
+    with pytest.raises(UserError, match='no such file'):
+        TimmPretrained(str(tmp_path / 'absent.pth'))(net)
+    with pytest.raises(UserError, match='its sha256 is'):
+        TimmPretrained(str(path), sha256='0' * 64)(net)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match='not a file of weights'):
+        TimmPretrained(str(path))(net)
+    (tmp_path / 'code.pth').write_bytes(pickle.dumps(print, protocol=2))
+    with pytest.raises(UserError, match='not a file of weights'):
+        TimmPretrained(str(tmp_path / 'code.pth'))(net)
+
+
+def test_timm_has_no_such_model():
+    with pytest.raises(UserError, match=r'no model .resnet50_ng.'):
+        TimmBackbone('resnet50_ng', (1, 2))
+
+
+def test_evonorm_is_left_as_trained():
+    net = on_meta(dict(type='TimmBackbone', model='resnetv2_50d_evos', out_indices=(1, 2, 3, 4)))
+    assert any('EvoNorm' in type(m).__name__ for m in net.modules())
+    assert net.out_channels == [256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize('folder', ['gn', 'gn+ws', 'fcos', 'crowddet', 'yolof'])
+def test_known_preprocessing_is_that_of_mmdetection(folder):
+    """CrowdDet gives torchvision's weights BGR pixels; all others agree with the table."""
+    known = 0
+    for path in (SHIPPED / folder).glob('*.py'):
+        model = Config.fromfile(path).model
+        checkpoint = model.backbone.get('init_cfg', {}).get('checkpoint', '')
+        wanted = [v for k, v in CHECKPOINTS.items() if re.fullmatch(k, checkpoint)]
+        given = model.data_preprocessor
+        given = Preprocessing(given.mean, given.std, given.bgr_to_rgb)
+        assert all(given.is_close(w) == (folder != 'crowddet') for w in wanted), path
+        known += len(wanted)
+    assert known
+
+
+def detector(backbone: dict, mean: list, std: list, bgr_to_rgb: bool) -> nn.Module:
+    model = nn.Module()
+    model.backbone = on_meta(backbone)
+    model.data_preprocessor = MODELS.build(
+        dict(type='DetDataPreprocessor', mean=mean, std=std, bgr_to_rgb=bgr_to_rgb)
+    )
+    return model
+
+
+def pretrained(checkpoint: str) -> dict:
+    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    return dict(type='NormResNet', depth=18, init_cfg=init_cfg)
+
+
+TIMM = dict(type='TimmBackbone', model='resnet18', out_indices=(1, 2))
+UNIT = ([127.5] * 3, [127.5] * 3, True)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'right', 'wrong'),
+    [
+        (pretrained('open-mmlab://detectron/resnet50_gn'), CAFFE2, TORCHVISION),
+        (pretrained('open-mmlab://jhu/resnet50_gn_ws'), TORCHVISION, CAFFE2),
+        (pretrained('torchvision://resnet50'), TORCHVISION, TORCHVISION._replace(rgb=False)),
+        ({**TIMM, 'init_cfg': dict(type='TimmPretrained')}, TORCHVISION, UNIT),
+        ({**TIMM, 'model': 'test_resnet', 'init_cfg': dict(type='x')}, UNIT, TORCHVISION),
+    ],
+)
+def test_preprocessing_is_checked(backbone, right, wrong):
+    check_preprocessing(detector(backbone, *right))
+    with pytest.raises(UserError, match=r'trained with (RGB|BGR), mean .* would give it (RGB|BGR)'):
+        check_preprocessing(detector(backbone, *wrong))
+    backbone = {k: v for k, v in backbone.items() if k != 'init_cfg'}
+    check_preprocessing(detector(backbone, *wrong))  # from random weights
+
+
+def test_a_detector_that_does_not_normalise_is_checked():
+    model = detector(pretrained('torchvision://resnet50'), *TORCHVISION)
+    model.data_preprocessor = MODELS.build(dict(type='DetDataPreprocessor'))
+    with pytest.raises(UserError, match=r'give it BGR, mean \[0.0, 0.0, 0.0\]'):
+        check_preprocessing(model)

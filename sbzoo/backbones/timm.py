@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 import torch
 from mmdet.registry import MODELS
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from timm.models import get_pretrained_cfg, load_state_dict
@@ -72,7 +73,7 @@ class TimmBackbone(BaseModule):
         """A network like this one, with random weights unless `weights` tell timm of others."""
         net = timm.create_model(self.model, features_only=True, **self.options, **weights)
         if self.norm:
-            convert_norm(net, self.norm)
+            print_log(str(convert_norm(net, self.norm)), logger='current')
         return net
 
     @property

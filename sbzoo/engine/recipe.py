@@ -104,18 +104,18 @@ def use_sbzoo(cfg: Config) -> None:
 def set_norm(cfg: Config, spec: str) -> None:
     """Give every part of the model that has a norm the norm of `spec`.
 
-    A part has one if its `norm_cfg` is set, or set by default; what is deliberately without
-    (a RetinaNet head, say) stays so.
+    A part has one if its `norm_cfg` (or `norm`, of sbzoo's own backbones) is set, or set by
+    default; what is deliberately without (a RetinaNet head, say) stays so.
 
     Raises:
         UserError: Unknown spec, or nothing in the model has a norm.
     """
     wanted = norm_cfg(spec)
-    parts = [part for part in _parts(cfg.model) if _norm_of(part) is not None]
+    parts = [part for part in _parts(cfg.model) if 'norm' in part or _norm_of(part) is not None]
     if not parts:
         raise UserError(f'--norm {spec}: no part of this model has a norm to turn')
     for part in parts:
-        part['norm_cfg'] = dict(wanted)
+        part.update(norm=spec) if 'norm' in part else part.update(norm_cfg=dict(wanted))
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
     names = ', '.join(part['type'] for part in parts)
