@@ -10,6 +10,7 @@ import mmdet
 import pytest
 import timm
 import torch
+import torchvision
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
@@ -69,7 +70,7 @@ DISTINCT = {architecture(path): path for path in GN}.values()
 
 
 def test_published_gn_configs():
-    assert (len(GN), len(DISTINCT)) == (20, 10)
+    assert (len(GN), len(DISTINCT)) == (20, 12)
 
 
 @pytest.mark.parametrize('path', DISTINCT, ids=lambda p: p.stem)
@@ -141,6 +142,85 @@ def test_every_norm_of_every_depth_is_the_one_asked_for(depth, norm):
     assert {m.spec for m in norms} == {norm}
     assert len(norms) == 1 + blocks * inside + (3 if depth < 50 else 4)
     assert net.feat_dim == 16 * 8 * (1 if depth < 50 else 4)
+
+
+class Halves(nn.Module):
+    """The norm of IBN-Net (arXiv 1807.09441) as its checkpoints have it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.half = channels // 2
+        self.IN = nn.InstanceNorm2d(self.half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.half)
+
+    def forward(self, x):
+        return torch.cat([self.IN(x[:, : self.half]), self.BN(x[:, self.half :])], dim=1)
+
+
+class AddThenNormalise(nn.ReLU):
+    """The last ReLU of a block of torchvision; the third call is the one after the addition."""
+
+    def __init__(self, norm, calls):
+        super().__init__()
+        self.norm, self.calls, self.count = [norm], calls, 0
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(self.norm[0](x) if self.count % self.calls == 0 else x)
+
+
+def ibn_net(kind: str, depth: int) -> nn.Module:
+    """IBN-Net, made of torchvision's ResNet."""
+    net = getattr(torchvision.models, f'resnet{depth}')()
+    for stage in (net.layer1, net.layer2, net.layer3):
+        for block in stage if kind == 'ibn-a' else ():
+            block.bn1 = Halves(block.bn1.num_features)
+    for stage in (net.layer1, net.layer2) if kind == 'ibn-b' else ():
+        stage[-1].IN = nn.InstanceNorm2d(stage[-1].conv1.in_channels, affine=True)
+        stage[-1].relu = AddThenNormalise(stage[-1].IN, calls=2 if depth == 18 else 3)
+    if kind == 'ibn-b':
+        net.bn1 = nn.InstanceNorm2d(64, affine=True)
+    net.fc = net.avgpool = nn.Identity()
+    return net
+
+
+@pytest.mark.parametrize('kind', ['ibn-a', 'ibn-b'])
+@pytest.mark.parametrize('depth', [18, 50])
+def test_ibn_net_checkpoints_load_and_give_their_output(kind, depth):
+    theirs = randomise(ibn_net(kind, depth))
+    theirs(torch.randn(4, 3, 64, 64))  # for running statistics
+    ours = NormResNet(kind, depth=depth)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(2, 3, 64, 64)
+    expected = theirs.eval()(x).view(2, -1, 2, 2)
+    for mode in (False, True):  # norm_eval freezes batch norm in training
+        torch.testing.assert_close(ours.train(mode)(x)[-1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_ibn_b_checkpointing_changes_no_gradient():
+    plain, checkpointed = (NormResNet('ibn-b', depth=18, **SMALL) for _ in range(2))
+    checkpointed.load_state_dict(plain.state_dict())
+    for stage in ('layer1', 'layer2'):
+        getattr(checkpointed, stage)[-1].with_cp = True
+    x = torch.randn(2, 3, 64, 64)
+    for net in (plain, checkpointed):
+        net(x)[-1].square().mean().backward()
+    for (key, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=key)
+
+
+def test_ibn_freezes_with_its_stage():
+    for kind in ('ibn-a', 'ibn-b'):
+        net = NormResNet(kind, depth=18, frozen_stages=1).train()
+        frozen = {k for k, p in net.named_parameters() if not p.requires_grad}
+        early = ('conv1', 'bn1', 'layer1')
+        assert frozen == {k for k, _ in net.named_parameters() if k.startswith(early)}
+
+
+@pytest.mark.parametrize('backbone', ['NormResNetV1d', 'NormResNeXt'])
+def test_ibn_b_is_for_plain_resnets(backbone):
+    with pytest.raises(UserError, match=f'not for this {backbone}'):
+        on_meta(dict(type=backbone, norm='ibn-b', depth=50))
 
 
 def test_unknown_norm():

@@ -10,16 +10,15 @@ from torch.utils.checkpoint import checkpoint
 
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm, build_norm, norm_cfg
+from sbzoo.norm.convert import WEIGHT_STD
 from sbzoo.norm.names import accept_published_names
-
-WEIGHT_STANDARDISED = '+ws'
 
 
 class _OneNorm:
     """What a ResNet of MMDetection needs to take `norm`; it comes before it in the bases."""
 
     def __init__(self, norm: str = 'gn', **kwargs) -> None:
-        spec = norm.removesuffix(WEIGHT_STANDARDISED)
+        spec = norm.removesuffix(WEIGHT_STD)
         place_ibn = IBN.get(spec)
         super().__init__(
             norm_cfg=norm_cfg('bn' if place_ibn else spec),
@@ -44,8 +43,8 @@ class _OneNorm:
 class NormResNet(_OneNorm, ResNet):
     """MMDetection's `ResNet`, with `norm` in the place of `norm_cfg` and `conv_cfg`.
 
-    Its keys are those of a batch norm ResNet whatever the norm is; the GN and GN+WS checkpoints
-    of OpenMMLab load by their own names.
+    Its keys are those of a batch norm ResNet whatever the norm is. The GN and GN+WS checkpoints of
+    OpenMMLab and those of IBN-Net load by their own names.
 
     Args:
         norm: A spec (`gn`, `in`, `hybrid` ...), one with weight standardisation (`gn+ws`; Qiao et

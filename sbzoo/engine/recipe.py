@@ -115,7 +115,8 @@ def set_norm(cfg: Config, spec: str) -> None:
     if not parts:
         raise UserError(f'--norm {spec}: no part of this model has a norm to turn')
     for part in parts:
-        part.update(norm=spec) if 'norm' in part else part.update(norm_cfg=dict(wanted))
+        key, value = ('norm', spec) if 'norm' in part else ('norm_cfg', dict(wanted))
+        part[key] = value
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
     names = ', '.join(part['type'] for part in parts)

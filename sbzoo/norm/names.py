@@ -1,12 +1,17 @@
 """What published checkpoints call the layers that a `Norm` stands for.
 
-A `Norm` is named as batch norm is (`bn1`), whatever its spec. MMDetection names a layer after its
-class, so group norm is `gn1` there, and in the GN and GN+WS checkpoints that were trained with it.
-Layers in an `nn.Sequential` are named by their position in both.
+A `Norm` is named as batch norm is (`bn1`), whatever its spec. There are two rules to load others:
+
+- MMDetection names a layer after its class, so group norm is `gn1` there, and in the GN and GN+WS
+  checkpoints that were trained with it.
+- IBN-Net keeps the halves of its norm apart, as `bn1.IN` and `bn1.BN`.
+
+Layers in an `nn.Sequential` are named by their position everywhere.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sbzoo.norm.layers import Norm
@@ -43,8 +48,26 @@ def _rename(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -
     for own, child in children.items():
         if isinstance(child, Norm) and own.startswith(OWN):
             published = {name + own.removeprefix(OWN) for name in PUBLISHED} - children.keys()
-            for key in [k for k in state_dict if k.startswith(prefix)]:
-                name, _, parameter = key.removeprefix(prefix).partition('.')
-                new = f'{prefix}{own}.{parameter}'
-                if name in published and new not in state_dict:
-                    state_dict[new] = state_dict.pop(key)
+            _name_after_batch_norm(state_dict, prefix, own, published)
+            if child.spec == 'ibn':
+                _join_halves(state_dict, f'{prefix}{own}.', child)
+
+
+def _name_after_batch_norm(
+    state_dict: dict[str, Tensor], prefix: str, own: str, published: set[str]
+) -> None:
+    for key in [k for k in state_dict if k.startswith(prefix)]:
+        name, _, parameter = key.removeprefix(prefix).partition('.')
+        new = f'{prefix}{own}.{parameter}'
+        if name in published and new not in state_dict:
+            state_dict[new] = state_dict.pop(key)
+
+
+def _join_halves(state_dict: dict[str, Tensor], prefix: str, norm: Norm) -> None:
+    for key, tensor in norm.state_dict().items():
+        batch = state_dict.pop(f'{prefix}BN.{key}', None)
+        if batch is not None and tensor.dim():
+            unused = tensor[: norm.num_features // 2].to(batch)  # instance norm runs no statistics
+            batch = torch.cat([state_dict.pop(f'{prefix}IN.{key}', unused), batch])
+        if batch is not None:
+            state_dict[prefix + key] = batch
