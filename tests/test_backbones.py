@@ -15,6 +15,8 @@ from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from safetensors.torch import save_file
 from torch import nn
@@ -28,6 +30,7 @@ from sbzoo.backbones.preprocessing import (
 )
 from sbzoo.backbones.resnet import NormResNet
 from sbzoo.backbones.timm import TimmBackbone, TimmPretrained
+from sbzoo.engine.checkpoints import check_fits
 from sbzoo.engine.recipe import set_norm
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
@@ -211,7 +214,7 @@ def test_ibn_b_checkpointing_changes_no_gradient():
 
 def test_ibn_freezes_with_its_stage():
     for kind in ('ibn-a', 'ibn-b'):
-        net = NormResNet(kind, depth=18, frozen_stages=1).train()
+        net = NormResNet(kind, depth=18, frozen_stages=1)
         frozen = {k for k, p in net.named_parameters() if not p.requires_grad}
         early = ('conv1', 'bn1', 'layer1')
         assert frozen == {k for k, _ in net.named_parameters() if k.startswith(early)}
@@ -417,3 +420,61 @@ def test_a_detector_that_does_not_normalise_is_checked():
     model.data_preprocessor = MODELS.build(dict(type='DetDataPreprocessor'))
     with pytest.raises(UserError, match=r'give it BGR, mean \[0.0, 0.0, 0.0\]'):
         check_preprocessing(model)
+
+
+class Toy(BaseModel):
+    """A network to train for one step."""
+
+    def __init__(self, backbone: dict, data_preprocessor: dict):
+        super().__init__(data_preprocessor)
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return dict(loss=self.backbone(inputs)[0].mean())
+
+
+def runner_of(backbone: dict, pixels: Preprocessing, work_dir: Path) -> Runner:
+    preprocessor = dict(zip(('mean', 'std', 'bgr_to_rgb'), pixels, strict=True))
+    image = dict(inputs=torch.randint(256, (3, 32, 32), dtype=torch.uint8))
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    return Runner(
+        Toy(backbone, dict(type='ImgDataPreprocessor', **preprocessor)),
+        work_dir=str(work_dir),
+        train_dataloader=dict(dataset=[image], sampler=sampler, batch_size=1),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[dict(type='PretrainedHook')],
+        default_scope='mmdet',
+        experiment_name=f'{work_dir.parent.name}-{work_dir.name}',
+        log_level='ERROR',
+    )
+
+
+def test_published_weights_start_a_run(tmp_path):
+    """Of MMDetection's ResNet with another norm, as after `--norm`; nothing but the hook helps."""
+    theirs = randomise(native())
+    torch.save(theirs.state_dict(), tmp_path / 'published.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'published.pth'))
+    norm = dict(type='Norm', spec='gn')
+    backbone = dict(type='ResNet', depth=18, norm_cfg=norm, init_cfg=init_cfg, **SMALL)
+    runner = runner_of(backbone, TORCHVISION, tmp_path)
+    runner.train()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(runner.model.backbone(x), theirs(x))
+
+
+def test_a_run_with_other_pixels_does_not_start(weights, tmp_path):
+    init_cfg = dict(type='TimmPretrained', checkpoint=str(weights[1]))
+    backbone = {**TIMM, 'model': 'test_resnet', 'init_cfg': init_cfg}
+    runner_of(backbone, Preprocessing(*UNIT), tmp_path / 'right').train()
+    with pytest.raises(UserError, match='trained with RGB, mean'):
+        runner_of(backbone, TORCHVISION, tmp_path / 'wrong').train()
+
+
+def test_published_checkpoints_pass_for_ours(tmp_path):
+    path = tmp_path / 'published.pth'
+    torch.save(dict(state_dict=native().state_dict()), path)
+    check_fits(path, NormResNet('gn', depth=18, **SMALL))
+    with pytest.raises(UserError, match='of another model'):
+        check_fits(path, NormResNet('hybrid', depth=18, **SMALL))
