@@ -1,5 +1,5 @@
-# Batch and layer statistics mixed. The weights are those of batch norm and alpha starts at one half,
-# so no layer was trained for the mix that it starts with.
+# Batch and layer statistics mixed. The weights are those of batch norm and alpha starts at one
+# half, so no layer was trained for the mix that it starts with.
 trunk = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
