@@ -15,6 +15,7 @@ from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
@@ -433,6 +434,13 @@ class Toy(BaseModel):
         return dict(loss=self.backbone(inputs)[0].mean())
 
 
+@pytest.fixture
+def run_dir(tmp_path):
+    """A work directory whose log file is let go of: mmengine's newest logger is everybody's."""
+    yield tmp_path
+    MMLogger.get_instance(f'after {tmp_path.name}')
+
+
 def runner_of(backbone: dict, pixels: Preprocessing, work_dir: Path) -> Runner:
     preprocessor = dict(zip(('mean', 'std', 'bgr_to_rgb'), pixels, strict=True))
     image = dict(inputs=torch.randint(256, (3, 32, 32), dtype=torch.uint8))
@@ -451,25 +459,25 @@ def runner_of(backbone: dict, pixels: Preprocessing, work_dir: Path) -> Runner:
     )
 
 
-def test_published_weights_start_a_run(tmp_path):
+def test_published_weights_start_a_run(run_dir):
     """Of MMDetection's ResNet with another norm, as after `--norm`; nothing but the hook helps."""
     theirs = randomise(native())
-    torch.save(theirs.state_dict(), tmp_path / 'published.pth')
-    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'published.pth'))
+    torch.save(theirs.state_dict(), run_dir / 'published.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(run_dir / 'published.pth'))
     norm = dict(type='Norm', spec='gn')
     backbone = dict(type='ResNet', depth=18, norm_cfg=norm, init_cfg=init_cfg, **SMALL)
-    runner = runner_of(backbone, TORCHVISION, tmp_path)
+    runner = runner_of(backbone, TORCHVISION, run_dir)
     runner.train()
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(runner.model.backbone(x), theirs(x))
 
 
-def test_a_run_with_other_pixels_does_not_start(weights, tmp_path):
+def test_a_run_with_other_pixels_does_not_start(weights, run_dir):
     init_cfg = dict(type='TimmPretrained', checkpoint=str(weights[1]))
     backbone = {**TIMM, 'model': 'test_resnet', 'init_cfg': init_cfg}
-    runner_of(backbone, Preprocessing(*UNIT), tmp_path / 'right').train()
+    runner_of(backbone, Preprocessing(*UNIT), run_dir / 'right').train()
     with pytest.raises(UserError, match='trained with RGB, mean'):
-        runner_of(backbone, TORCHVISION, tmp_path / 'wrong').train()
+        runner_of(backbone, TORCHVISION, run_dir / 'wrong').train()
 
 
 def test_published_checkpoints_pass_for_ours(tmp_path):
