@@ -16,6 +16,7 @@ custom_hooks = [
     dict(type='EpochSeedHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
+    dict(type='AlphaHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,
@@ -23,7 +24,7 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0)
-vis_backends = [dict(type='LocalVisBackend')]
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'

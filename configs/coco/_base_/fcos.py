@@ -9,3 +9,5 @@ train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(optimizer=dict(lr=0.01 * 2 / 16))  # MMDetection's, for 16 images a step
 auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(vis_backends=vis_backends)

@@ -10,10 +10,13 @@ train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(optimizer=dict(lr=0.004 * 2 / 256))  # MMDetection's, for 8 x 32 images a step
 auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(vis_backends=vis_backends)
 custom_imports = dict(imports=['sbzoo'], allow_failed_imports=False)
 custom_hooks = [
     *_base_.custom_hooks,
     dict(type='EpochSeedHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
+    dict(type='AlphaHook'),
 ]

@@ -4,4 +4,5 @@ custom_hooks = [
     dict(type='EpochSeedHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
+    dict(type='AlphaHook'),
 ]
