@@ -69,10 +69,10 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
 
     Batch, sync, frozen, instance and group norms of images are turned, and filter response norms
     and EvoNorms. Weight and bias stay the same tensors under the same keys; eps, dtype, device,
-    mode and `requires_grad` stay too, and running statistics where both norms have them. The
-    activation and the dropout that are part of timm's norms go on being applied. A layer in two
-    places stays shared. Per-pixel norms (ConvNeXt) and norms of other shapes are left; the
-    record says why.
+    mode and `requires_grad` stay too (what was frozen is frozen), and running statistics where
+    both norms have them. The activation and the dropout that are part of timm's norms go on being
+    applied. A layer in two places stays shared. Per-pixel norms (ConvNeXt) and norms of other
+    shapes are left; the record says why.
 
     A second call turns nothing. The state dict of the result loads strictly into the same model
     converted the same way.
