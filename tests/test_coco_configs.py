@@ -181,9 +181,11 @@ def test_timm_backbones(path):
     check_preprocessing(model)
 
 
-def test_norm_and_scratch_change_a_config():
-    cfg = Config.fromfile(FOLDER / 'retinanet_r50_gn_b2.py')
+@pytest.mark.parametrize('stem', ['retinanet_r50_gn_b2', 'retinanet_timm_resnet50_gn_b2'])
+def test_norm_and_scratch_change_a_config(stem):
+    cfg = Config.fromfile(FOLDER / f'{stem}.py')
     set_norm(cfg, 'ln')
+    assert cfg.model.backbone.norm == 'ln'
     set_scratch(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -12,7 +12,13 @@ from mmcv.cnn.bricks.conv_ws import ConvWS2d as MMConvWS2d
 from mmcv.ops import SyncBatchNorm as MMSyncBatchNorm
 from mmdet.models.dense_heads import RTMDetSepBNHead
 from mmdet.models.layers import FrozenBatchNorm2d as MMFrozenBatchNorm2d
-from timm.layers import BatchNormAct2d, EvoNorm2dB0, FilterResponseNormTlu2d, GroupNormAct
+from timm.layers import (
+    BatchNormAct2d,
+    EvoNorm2dB0,
+    EvoNorm2dS0,
+    FilterResponseNormTlu2d,
+    GroupNormAct,
+)
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
@@ -184,7 +190,7 @@ LAYER1 = [f'layer1.{block}.bn{i}' for block in (0, 1) for i in (1, 2)]
 MODELS = ['test_efficientnet', 'test_efficientnet_gn', 'test_efficientnet_evos', 'test_resnet']
 
 
-@pytest.mark.parametrize('spec', ['gn', 'hybrid', 'bn', 'gn+ws'])
+@pytest.mark.parametrize('spec', ['gn', 'hybrid', 'bn', 'gn+ws', 'fbn', 'evos0', 'mabn'])
 @pytest.mark.parametrize('name', MODELS)
 def test_conversion_is_idempotent_and_its_state_loads_strictly(name, spec):
     first, second = timm.create_model(name), timm.create_model(name)
@@ -222,6 +228,36 @@ def test_activation_and_dropout_inside_a_norm_are_still_applied():
     torch.testing.assert_close(model(x), F.prelu(x / (1 + 1e-5) ** 0.5, norm.act.weight))
 
 
+def test_a_relu_inside_a_norm_is_fused():
+    x = torch.randn(2, 8, 4, 4)
+    norm = convert_norm(BatchNormAct2d(8), 'in').model
+    torch.testing.assert_close(norm(x), F.relu(F.instance_norm(x)))
+    assert norm.relu
+    assert not list(norm.children())
+    batch = convert_norm(norm, 'bn').model.eval()
+    assert isinstance(batch, nn.BatchNorm2d)
+    torch.testing.assert_close(batch(x), F.relu(x / (1 + 1e-5) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'spec'),
+    [(FilterResponseNormTlu2d(64, eps=1e-6), 'frn'), (EvoNorm2dS0(64, groups=32), 'evos0')],
+    ids=['frn', 'evos0'],
+)
+def test_norms_with_an_activation_become_ours_and_compute_the_same(theirs, spec):
+    randomised(theirs)
+    x = torch.randn(2, 64, 6, 6)
+    expected = theirs(x)
+    ours = convert_norm(theirs, spec).model
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
+    assert not list(ours.children())
+
+
+def test_a_norm_with_an_activation_takes_the_place_of_one_inside_a_norm():
+    frn = convert_norm(BatchNormAct2d(8, act_layer=nn.SiLU), 'frn').model
+    assert not list(frn.children())
+
+
 def test_thresholds_and_the_silu_of_evonorm_are_still_applied():
     x = torch.randn(2, 8, 4, 4)
     frn = FilterResponseNormTlu2d(8)
@@ -230,6 +266,9 @@ def test_thresholds_and_the_silu_of_evonorm_are_still_applied():
     torch.testing.assert_close(convert_norm(frn, 'in').model(x), expected)
     evo = convert_norm(EvoNorm2dB0(8), 'in').model
     torch.testing.assert_close(evo(x), F.silu(F.instance_norm(x, eps=1e-3)))
+    for spec, act in (('frn', nn.ReLU()), ('evos0', nn.SiLU())):
+        norm = convert_norm(Norm(8, spec), 'in').model
+        torch.testing.assert_close(norm(x), act(F.instance_norm(x)))
 
 
 @pytest.mark.parametrize('kwargs', [{}, dict(stride=2, padding=1), dict(groups=2, bias=False)])

@@ -5,10 +5,10 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from sbzoo.bench import configs
 from sbzoo.engine.detection import train
 from sbzoo.engine.recipe import load_config, set_epochs, set_norm, use_sbzoo
 from sbzoo.norm import Norm
@@ -105,23 +105,16 @@ def test_resumed_and_run_by_the_host_it_ends_the_same(digits, tmp_path):
         torch.testing.assert_close(weights(other), weights(whole), rtol=0, atol=0)
 
 
-LIVE = [
-    'atss/atss_r50_fpn_1x_coco.py',
-    'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py',
-    'yolox/yolox_tiny_8xb8-300e_coco.py',
-    'resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py',
-    'solo/decoupled-solo_r50_fpn_1x_coco.py',
-    'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
-]
+def test_norms_of_another_library_stay_as_they_are_named():
+    backbone = dict(type='mmpretrain.ConvNeXt', norm_cfg=dict(type='LN2d'))
+    cfg = Config(dict(model=dict(type='FasterRCNN', backbone=dict(backbone))))
+    set_norm(cfg, 'gn')
+    assert cfg.model.backbone == backbone
 
 
-@pytest.mark.parametrize('spec', ['gn', 'hybrid'])
-@pytest.mark.parametrize('name', LIVE)
-def test_configs_of_mmdetection_have_no_batch_statistics_left(name, spec):
-    assert configs.check(name, spec) == dict(config=name, outcome='turned', reason='')
-
-
-def test_batch_statistics_are_found():
-    model = nn.Sequential(nn.BatchNorm1d(4), nn.GroupNorm(2, 4), Norm(4, 'hybrid'), Norm(4, 'gn'))
-    assert list(configs.batch_statistics(model, 'gn')) == ['0 BatchNorm1d', '2 Norm']
-    assert list(configs.batch_statistics(model, 'hybrid')) == ['0 BatchNorm1d']
+def test_parts_are_looked_up_in_the_scope_of_the_config():
+    cfg = hard_coded('gn')
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        set_norm(cfg, 'in')
+        assert DefaultScope.get_current_instance().scope_name == 'mmdet'
+    assert cfg.model.neck.norm_cfg.spec == 'in'

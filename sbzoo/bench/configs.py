@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from urllib.error import URLError
 
 import mmdet
 import torch
@@ -35,6 +34,7 @@ PACKAGE = re.compile(
     r"imports': \['(\w+)|No module named '(\w+)|mim install (\w+)|lease install (\w+)"
     r'|(\w+) is not installed'
 )
+DOWNLOADS = ('URLError', 'LocalEntryNotFoundError')  # of urllib, of huggingface_hub
 SUMMARY = ROOT / 'model_cards/results/mmdet_configs.json'
 OUTCOMES = {
     'turned': 'no batch statistics are left',
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which norms, and how many configs side by side."""
     add = parser.add_argument
     add('--norms', nargs='+', default=('gn', 'hybrid'), metavar='SPEC')
-    add('--jobs', type=positive_int, default=1, help='processes, of up to 4 GB each')
+    add('--jobs', type=positive_int, default=1, help='processes, of up to 3 GB each')
     add('--dir', type=Path, default=ROOT / 'work_dirs/mmdet_configs', help='kept and gone on with')
 
 
@@ -114,7 +114,7 @@ def _why_not(name: str, error: Exception) -> tuple[str, str]:
     try:
         _build(name, lambda cfg: None)
     except Exception as error_without:
-        if isinstance(error_without, URLError):
+        if type(error_without).__name__ in DOWNLOADS:
             return 'download', ''
         package = PACKAGE.search(str(error_without))
         return ('package', package[package.lastindex]) if package else ('neither', reason)
@@ -135,7 +135,8 @@ def _build(name: str, change: Callable[[Config], None]) -> nn.Module:
 
 
 def _line(error: Exception) -> str:
-    text = ' '.join(str(error).split()).replace(str(CONFIGS.parent.parent.parent), '')
+    """An error in a line, without the folders, which differ from machine to machine."""
+    text = re.sub(r'[^\s\'"]+/', '', ' '.join(str(error).split()))
     return f'{type(error).__name__}: {text}'[:160]
 
 
@@ -150,16 +151,19 @@ def batch_statistics(model: nn.Module, spec: str) -> Iterator[str]:
             yield f'{name} {type(module).__name__}'
 
 
-def summary(results: Iterable[dict]) -> dict:
+def summary(results: list[dict]) -> dict:
     """How many configs came out how, and the names of those that were not turned, by reason."""
-    results = [result for result in results if result['outcome'] != 'no model']
-    counts = Counter(result['outcome'] for result in results)
+    with_model = [result for result in results if result['outcome'] != 'no model']
     exceptions: dict[str, list[str]] = defaultdict(list)
-    for result in results:
+    for result in with_model:
         if result['outcome'] != 'turned':
-            reason = re.sub(r'\S+/', '', result['reason'])  # paths differ from machine to machine
-            exceptions[f'{result["outcome"]}: {reason}'].append(result['config'])
-    return dict(configs=len(results), counts=dict(counts), exceptions=dict(exceptions))
+            exceptions[f'{result["outcome"]}: {result["reason"]}'].append(result['config'])
+    return dict(
+        configs=len(with_model),
+        without_model=len(results) - len(with_model),
+        counts=Counter(result['outcome'] for result in with_model),
+        exceptions=exceptions,
+    )
 
 
 def table(found: dict[str, dict]) -> str:

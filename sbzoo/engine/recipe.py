@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
 
 from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
@@ -120,10 +121,11 @@ def set_norm(cfg: Config, spec: str) -> None:
         UserError: Unknown spec.
     """
     wanted = norm_cfg(spec.removesuffix(WEIGHT_STD))
-    parts = [part for part in _parts(cfg.model) if 'norm' in part or _has_image_norm(part)]
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    parts = [part for part in _parts(cfg.model) if _norm_argument(part)]
     for part in parts:
-        key, value = ('norm', spec) if 'norm' in part else ('norm_cfg', dict(wanted))
-        part[key] = value
+        argument = _norm_argument(part)
+        part[argument] = spec if argument == 'norm' else dict(wanted)
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
     if cfg.model.type != 'WithNorm':
@@ -145,9 +147,18 @@ def _parts(node: object) -> Iterator[ConfigDict]:
             yield from _parts(value)
 
 
+def _norm_argument(part: dict) -> str | None:
+    """What names the norm of a part: `norm`, `norm_cfg`, or None if it has no norm of images."""
+    built = _registered(part['type'])
+    if isinstance(built, type) and 'norm' in signature(built.__init__).parameters:
+        return 'norm'
+    return 'norm_cfg' if _has_image_norm(part) else None
+
+
 def _has_image_norm(part: dict) -> bool:
     norm = part['norm_cfg'] if 'norm_cfg' in part else _default_norm(part['type'])
-    return bool(norm) and is_for_images(_registered(norm['type']))
+    kind = _registered(norm['type']) if norm else None
+    return isinstance(kind, type) and is_for_images(kind)
 
 
 def _default_norm(name: str) -> dict | None:
@@ -161,12 +172,9 @@ def _default_norm(name: str) -> dict | None:
 
 
 def _registered(name: str) -> Callable | None:
-    """The class or function that a type in a config stands for."""
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
-    register_all_modules(init_default_scope=True)
-    return MODELS.get(name)
+    """The class or function that a type stands for in the default scope."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(name)
 
 
 def set_data(cfg: Config, folder: CocoFolder) -> None:

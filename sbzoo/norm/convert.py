@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from sbzoo.errors import UserError
 from sbzoo.norm import kinds
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
+from sbzoo.norm.spec import parse
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
 WEIGHT_STD = '+ws'
 OWN_FORWARD = 'a convolution with a forward of its own'
-CARRIED = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+CARRIED = {  # the names of the same tensor here and elsewhere
+    **{key: (key,) for key in ('weight', 'bias')},
+    **{key: (key,) for key in ('running_mean', 'running_var', 'num_batches_tracked')},
+    'threshold': ('threshold', 'tau'),
+    'gate': ('gate', 'v'),
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,10 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
 
     Batch, sync, frozen, instance and group norms of images are turned, and filter response norms
     and EvoNorms. Weight and bias stay the same tensors under the same keys; eps, dtype, device,
-    mode and `requires_grad` stay too, and running statistics where both norms have them. The
-    activation and the dropout that are part of timm's norms go on being applied. A layer in two
-    places stays shared. Per-pixel norms (ConvNeXt) and norms of other shapes are left; the
-    record says why.
+    mode and `requires_grad` stay too (what was frozen is frozen), and running statistics where
+    both norms have them. The activation and the dropout that are part of timm's norms go on being
+    applied. A layer in two places stays shared. Per-pixel norms (ConvNeXt) and norms of other
+    shapes are left; the record says why.
 
     A second call turns nothing. The state dict of the result loads strictly into the same model
     converted the same way.
@@ -130,31 +136,48 @@ def _joined(parent: str, key: str) -> str:
 
 
 def _is_already(norm: nn.Module, spec: str) -> bool:
-    wanted = norm_cfg(spec)
-    if wanted['type'] == 'BN':
+    if _is_torchs(spec):
         return isinstance(norm, nn.BatchNorm2d)
-    return isinstance(norm, Norm) and norm_cfg(norm.spec) == wanted
+    return isinstance(norm, Norm) and norm_cfg(norm.spec) == norm_cfg(spec)
+
+
+def _is_torchs(spec: str) -> bool:
+    return norm_cfg(spec)['type'] == 'BN'
 
 
 def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
-    """The layer that `spec` names, with what `norm` has learned."""
+    """The layer that `spec` names, with what `norm` has learned and what it does beside."""
+    channels = kinds.channels(norm)
     settings = dict(eps=norm.eps, affine=getattr(norm, 'weight', None) is not None)
     if getattr(norm, 'momentum', None) is not None:
         settings['momentum'] = norm.momentum
-    new = build_norm(spec, kinds.channels(norm), **settings)
+    drop, act = kinds.drop_and_activation(norm)
+    if kinds.activates(parse(spec, channels)):
+        act = nn.Identity()  # the new one takes its place
+    if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and not _is_torchs(spec):
+        settings['relu'], act = True, nn.Identity()  # in the same pass
+    new = build_norm(spec, channels, **settings)
+    if not (isinstance(drop, nn.Identity) and isinstance(act, nn.Identity)):
+        new.drop, new.act = drop, act
+        new.register_forward_hook(_drop_and_activate)
+    _carry(norm, new, model)
+    return new.train(norm.training)
+
+
+def _drop_and_activate(norm: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    return norm.act(norm.drop(y))
+
+
+def _carry(norm: nn.Module, new: nn.Module, model: nn.Module) -> None:
+    """Give `new` the tensors of `norm`, with their dtype and device or those of the model."""
     tensors = (module.state_dict().values() for module in (norm, model))
     floats = (t for t in chain.from_iterable(tensors) if t.is_floating_point())
     if (example := next(floats, None)) is not None:
         new.to(example.device, example.dtype)
-    for key in CARRIED:
-        old, fresh = getattr(norm, key, None), getattr(new, key, None)
+    for key, names in CARRIED.items():
+        old, fresh = kinds.first_of(norm, *names), getattr(new, key, None)
         if old is not None and fresh is not None:
             setattr(new, key, _as(fresh, old))
-    drop, act = kinds.drop_and_activation(norm)
-    if not (isinstance(drop, nn.Identity) and isinstance(act, nn.Identity)):
-        new.drop, new.act = drop, act
-        new.register_forward_hook(_drop_and_activate)
-    return new.train(norm.training)
 
 
 def _as(fresh: Tensor, old: Tensor) -> Tensor:
@@ -164,10 +187,6 @@ def _as(fresh: Tensor, old: Tensor) -> Tensor:
     if not isinstance(old, nn.Parameter):
         return nn.Parameter(old, requires_grad=False)
     return old.requires_grad_(old.requires_grad and fresh.requires_grad)
-
-
-def _drop_and_activate(norm: nn.Module, args: tuple, y: Tensor) -> Tensor:
-    return norm.act(norm.drop(y))
 
 
 def _change(name: str, old: nn.Module, new: nn.Module) -> Change:

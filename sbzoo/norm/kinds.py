@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sbzoo.norm.layers import Norm
+from sbzoo.norm.pools import EvoNormS0, FilterResponse, Pool
 
 IMAGE_NORMS = (
     r'(Frozen)?BatchNorm(Act)?2d|SyncBatchNorm|_BatchNormXd|InstanceNorm2d|GroupNorm'
@@ -58,7 +59,7 @@ def reason_to_leave(norm: nn.Module) -> str | None:
 
 def is_frozen(norm: nn.Module) -> bool:
     """Whether a norm has weights, of which none wants a gradient."""
-    weights = [t for t in (getattr(norm, k, None) for k in ('weight', 'bias')) if t is not None]
+    weights = [t for t in (first_of(norm, 'weight'), first_of(norm, 'bias')) if t is not None]
     return bool(weights) and not any(t.requires_grad for t in weights)
 
 
@@ -75,11 +76,23 @@ def drop_and_activation(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     far as it can be told apart.
     """
     drop, act = getattr(norm, 'drop', nn.Identity()), getattr(norm, 'act', nn.Identity())
-    if getattr(norm, 'tau', None) is not None:
-        act = Threshold(norm.tau)
-    elif _is_called(type(norm), 'EvoNorm2d(B.|S0)'):
+    if (threshold := first_of(norm, 'threshold', 'tau')) is not None:
+        act = Threshold(threshold)
+    elif hasattr(norm, 'gate') or _is_called(type(norm), 'EvoNorm2d(B.|S0)'):
         act = nn.SiLU()
+    elif isinstance(norm, Norm) and norm.relu:
+        act = nn.ReLU()
     return drop, act
+
+
+def activates(pool: Pool) -> bool:
+    """Whether a norm of this pool is an activation too."""
+    return isinstance(pool, FilterResponse | EvoNormS0)
+
+
+def first_of(module: nn.Module, *names: str) -> Tensor | None:
+    """The first attribute of these names that is not None."""
+    return next((t for n in names if (t := getattr(module, n, None)) is not None), None)
 
 
 class Threshold(nn.Module):
