@@ -14,6 +14,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='EpochSeedHook'),
+    dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
     dict(type='AlphaHook'),
 ]
