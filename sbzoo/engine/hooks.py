@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
 from sbzoo.engine.checkpoints import latest_checkpoint
 from sbzoo.errors import UserError
+from sbzoo.norm.lean import make_lean
 
 
 @HOOKS.register_module()
@@ -51,6 +53,15 @@ class StopAtInvalidLossHook(Hook):
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise UserError(f'step {runner.iter}: {name} is not finite; {_advice(runner)}')
+
+
+@HOOKS.register_module()
+class LeanHook(Hook):
+    """Trains in less memory, with the same gradients; see `sbzoo.norm.lean`."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the forward of the model lean."""
+        make_lean(runner.model.module if is_model_wrapper(runner.model) else runner.model)
 
 
 def _is_finite(value: float) -> bool:

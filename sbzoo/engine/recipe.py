@@ -308,6 +308,15 @@ def set_amp(cfg: Config, _: bool) -> None:
     cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
 
 
+def set_lean(cfg: Config, _: bool = True) -> None:
+    """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
+    for part in _parts(cfg.model):
+        if part['type'] == 'FocalLoss':
+            part['type'] = 'LeanFocalLoss'
+    if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LeanHook')]
+
+
 CHANGES = dict(
     scratch=set_scratch,
     norm=set_norm,
@@ -316,4 +325,5 @@ CHANGES = dict(
     lr=set_lr,
     seed=set_seed,
     amp=set_amp,
+    lean=set_lean,
 )

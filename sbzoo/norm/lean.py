@@ -1,0 +1,195 @@
+"""Training in less memory: what is cheap to compute again is not kept for backward.
+
+Autograd keeps the input or the output of nearly every layer. Between two large convolutions these
+are the same map before its norm and after its ReLU, or the wide map that a 1 x 1 convolution made
+of a narrow one. Here such maps are computed again, when backward asks for them, from what is kept
+anyway: activation checkpointing (Chen et al. 2016, arXiv 1604.06174) layer by layer, for the cheap
+layers alone, as in in-place activated batch norm (Rota Bulo et al. 2018, arXiv 1712.02616), but
+for the layers of any model as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sbzoo.norm.layers import Norm
+
+Function = Callable[[Tensor], Tensor]
+
+MULTIPLY_ADDS = 512  # the dearest linear map to compute again, for each number of its output
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CHEAP = (
+    *(nn.GroupNorm, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU),
+    *(nn.Mish, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid),
+    nn.Hardswish,
+)
+
+
+def make_lean(model: nn.Module) -> nn.Module:
+    """Make every forward of `model` from now on a lean one; returns the model."""
+    entered = ExitStack()
+
+    def enter(model: nn.Module, _: tuple) -> None:
+        entered.enter_context(lean(model))
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(lambda *_: entered.close(), always_call=True)
+    return model
+
+
+@contextmanager
+def lean(model: nn.Module) -> Iterator[None]:
+    """Within, a forward of `model` keeps less for backward; the gradients are the same.
+
+    Norms, activations and cheap linear maps (1 x 1 convolutions of few channels, depthwise ones)
+    are computed again in backward. Running statistics move once, random numbers are as before.
+    A part under `torch.utils.checkpoint` keeps what that keeps.
+
+    Raises:
+        RuntimeError: In backward, if a tensor or parameter that it needs was changed in place.
+    """
+    tape = _Tape()
+    with ExitStack() as stack:
+        for module in model.modules() if torch.is_grad_enabled() else ():
+            note = tape.observer(module)
+            if note is not None:  # first of the module's hooks, as another may change its output
+                stack.callback(module.register_forward_hook(note, prepend=True).remove)
+        stack.enter_context(saved_tensors_hooks(tape.pack, _Kept.value))
+        yield
+
+
+class _Kept:
+    """A tensor that backward needs, or how to compute it; its first use turns this into that.
+
+    All that keep the same tensor share one of these: what is computed for the first of them is
+    there for the others and goes with the last.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor.detach(), tensor._version
+        self.compute: Callable[[], Tensor] | None = None
+
+    def drop(self, compute: Callable[[], Tensor]) -> None:
+        """Keep how to compute it instead."""
+        self.tensor, self.compute = None, compute
+
+    def value(self) -> Tensor:
+        """The tensor."""
+        if self.compute is not None:
+            self.tensor, self.compute = self.compute(), None
+            self.version = self.tensor._version
+        _check_version(self.tensor, self.version)  # as autograd does where there are no hooks
+        return self.tensor
+
+
+class _Tape:
+    """What one forward keeps, by tensor and version of the tensor."""
+
+    def __init__(self) -> None:
+        self.kept: MutableMapping[Tensor, dict[int, _Kept]] = WeakTensorKeyDictionary()
+
+    def pack(self, tensor: Tensor) -> _Kept:
+        """Keep a tensor."""
+        versions = self.kept.setdefault(tensor, {})
+        if tensor._version not in versions:
+            versions[tensor._version] = _Kept(tensor)
+        return versions[tensor._version]
+
+    def observer(self, module: nn.Module) -> Callable | None:
+        """The forward hook for a module; None if its output had better be kept."""
+        if _shares_statistics(module):
+            return self.note_shared_statistics
+        function = _as_function(module)
+        return function and partial(self.note, function)
+
+    def note(self, function: Function, module: nn.Module, args: tuple, output: Tensor) -> None:
+        """Drop the output of a module if its input is kept.
+
+        To keep the input for the output's sake would gain nothing, and what comes later could no
+        longer change it in place. Where the module itself does that, its input must be one that
+        can be computed.
+        """
+        x = args[0] if args else output  # given by keyword, an input is not known
+        in_place = x is output
+        source = self.kept.get(x, {}).get(x._version - in_place)
+        if source is not None and not (in_place and source.compute is None):
+            self.pack(output).drop(_computation(function, module, source, x.device.type))
+
+    def note_shared_statistics(self, module: Norm, args: tuple, output: Tensor) -> None:
+        """Drop the output of a norm whose statistics must not be taken, and moved, twice."""
+        node = output.grad_fn
+        mean, (scale, shift) = node.table.mean.detach(), node.coefficients
+        maps = (t.detach()[:, :, None, None] for t in (mean, scale, shift))
+        self.note(partial(_affine, *maps), module, args, output)
+
+
+def _affine(mean: Tensor, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    return ((x - mean) * scale + shift).to(x.dtype)
+
+
+def _computation(
+    function: Function, module: nn.Module, source: _Kept, device: str
+) -> Callable[[], Tensor]:
+    """How to compute the output that `module` has just computed."""
+    versions = [(p, p._version) for p in module.parameters(recurse=False)]
+    autocast = torch.autocast(
+        device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    )
+
+    def compute() -> Tensor:
+        for parameter, version in versions:
+            _check_version(parameter, version)
+        with torch.no_grad(), autocast:
+            return function(source.value())
+
+    return compute
+
+
+def _check_version(tensor: Tensor, version: int) -> None:
+    if tensor._version != version:
+        raise RuntimeError(
+            f'a tensor of shape {tuple(tensor.shape)} that is needed for gradient computation has '
+            f'been modified by an inplace operation: it is at version {tensor._version}, expected '
+            f'was {version}'
+        )
+
+
+def _shares_statistics(module: nn.Module) -> bool:
+    return isinstance(module, Norm) and module.pool.uses_batch and module.training
+
+
+def _as_function(module: nn.Module) -> Function | None:
+    """The module without its side effects; None if it is dear, or not known to be a function."""
+    forward = type(module).forward
+    computed_weight = hasattr(module, 'weight') and 'weight' not in module._parameters
+    if computed_weight or any(module.children()):  # spectral norm, fake quantisation
+        return None
+    if isinstance(module, LINEAR):
+        cheap = module.weight[0].numel() <= MULTIPLY_ADDS
+        return partial(forward, module) if cheap else None
+    if forward is _BatchNorm.forward and module.training:
+        return partial(_batch_norm, module)
+    if forward is _InstanceNorm.forward and module.track_running_stats and module.training:
+        return None
+    if isinstance(module, Norm) or forward in {_BatchNorm.forward, _InstanceNorm.forward}:
+        return partial(forward, module)
+    if any(forward is kind.forward for kind in CHEAP):
+        module = copy(module)
+        module.inplace = False
+        return partial(forward, module)
+    return None
+
+
+def _batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)
