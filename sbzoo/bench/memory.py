@@ -152,9 +152,9 @@ def kept_bytes(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> i
 
 
 def _difference(reference: nn.Module, model: nn.Module) -> float:
-    """The largest difference of a gradient, relative to the largest entry of its tensor."""
+    """The largest relative difference of a parameter's gradient, in the Euclidean norm."""
     pairs = zip(reference.parameters(), model.parameters(), strict=True)
-    return max(((p.grad - q.grad).abs().max() / p.grad.abs().max()).item() for p, q in pairs)
+    return max(((p.grad - q.grad).norm() / p.grad.norm()).item() for p, q in pairs)
 
 
 def step(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> Cost:

@@ -30,6 +30,7 @@ Function = Callable[[Tensor], Tensor]
 MULTIPLY_ADDS = 512  # the dearest linear map to compute again, for each number of its output
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CHEAP = (
+    *(Norm, _BatchNorm, _InstanceNorm),
     *(nn.GroupNorm, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU),
     *(nn.Mish, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid),
     nn.Hardswish,
@@ -62,9 +63,8 @@ def lean(model: nn.Module) -> Iterator[None]:
     tape = _Tape()
     with ExitStack() as stack:
         for module in model.modules() if torch.is_grad_enabled() else ():
-            note = tape.observer(module)
-            if note is not None:  # first of the module's hooks, as another may change its output
-                stack.callback(module.register_forward_hook(note, prepend=True).remove)
+            if isinstance(module, LINEAR + CHEAP):  # first, as other hooks may change its output
+                stack.callback(module.register_forward_hook(tape.note, prepend=True).remove)
         stack.enter_context(saved_tensors_hooks(tape.pack, _Kept.value))
         yield
 
@@ -106,15 +106,8 @@ class _Tape:
             versions[tensor._version] = _Kept(tensor)
         return versions[tensor._version]
 
-    def observer(self, module: nn.Module) -> Callable | None:
-        """The forward hook for a module; None if its output had better be kept."""
-        if _shares_statistics(module):
-            return self.note_shared_statistics
-        function = _as_function(module)
-        return function and partial(self.note, function)
-
-    def note(self, function: Function, module: nn.Module, args: tuple, output: Tensor) -> None:
-        """Drop the output of a module if its input is kept.
+    def note(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        """Drop the output of a module if it is cheap and its input is kept; a forward hook.
 
         To keep the input for the output's sake would gain nothing, and what comes later could no
         longer change it in place. Where the module itself does that, its input must be one that
@@ -123,19 +116,11 @@ class _Tape:
         x = args[0] if args else output  # given by keyword, an input is not known
         in_place = x is output
         source = self.kept.get(x, {}).get(x._version - in_place)
-        if source is not None and not (in_place and source.compute is None):
+        if source is None or (in_place and source.compute is None) or not output.requires_grad:
+            return
+        function = _as_function(module, output)
+        if function is not None:
             self.pack(output).drop(_computation(function, module, source, x.device.type))
-
-    def note_shared_statistics(self, module: Norm, args: tuple, output: Tensor) -> None:
-        """Drop the output of a norm whose statistics must not be taken, and moved, twice."""
-        node = output.grad_fn
-        mean, (scale, shift) = node.table.mean.detach(), node.coefficients
-        maps = (t.detach()[:, :, None, None] for t in (mean, scale, shift))
-        self.note(partial(_affine, *maps), module, args, output)
-
-
-def _affine(mean: Tensor, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
-    return ((x - mean) * scale + shift).to(x.dtype)
 
 
 def _computation(
@@ -165,31 +150,38 @@ def _check_version(tensor: Tensor, version: int) -> None:
         )
 
 
-def _shares_statistics(module: nn.Module) -> bool:
-    return isinstance(module, Norm) and module.pool.uses_batch and module.training
-
-
-def _as_function(module: nn.Module) -> Function | None:
-    """The module without its side effects; None if it is dear, or not known to be a function."""
+def _as_function(module: nn.Module, output: Tensor) -> Function | None:
+    """What `module` has just done, without side effects; None if it is dear or has others."""
     forward = type(module).forward
-    computed_weight = hasattr(module, 'weight') and 'weight' not in module._parameters
-    if computed_weight or any(module.children()):  # spectral norm, fake quantisation
+    if any(module.children()):  # parametrisations, fake quantisation
         return None
     if isinstance(module, LINEAR):
-        cheap = module.weight[0].numel() <= MULTIPLY_ADDS
-        return partial(forward, module) if cheap else None
-    if forward is _BatchNorm.forward and module.training:
-        return partial(_batch_norm, module)
-    if forward is _InstanceNorm.forward and module.track_running_stats and module.training:
+        own = 'weight' in module._parameters  # and not computed by a hook
+        return partial(forward, module) if own and _is_cheap(module) else None
+    if not any(forward is kind.forward for kind in CHEAP):
         return None
-    if isinstance(module, Norm) or forward in {_BatchNorm.forward, _InstanceNorm.forward}:
-        return partial(forward, module)
-    if any(forward is kind.forward for kind in CHEAP):
-        module = copy(module)
-        module.inplace = False
-        return partial(forward, module)
+    if module.training and getattr(module, 'track_running_stats', False):
+        return _without_tracking(module, output)
+    module = copy(module)  # as it is now: in training or not
+    module.inplace = False
+    return partial(forward, module)
+
+
+def _is_cheap(module: nn.Module) -> bool:
+    return module.weight[0].numel() <= MULTIPLY_ADDS
+
+
+def _without_tracking(module: nn.Module, output: Tensor) -> Function | None:
+    """A norm by the statistics that it has just taken, and moved."""
+    if isinstance(module, Norm):
+        node = output.grad_fn
+        tables = (node.table.mean, *node.coefficients)
+        return partial(_affine, *(t.detach()[:, :, None, None] for t in tables))
+    if isinstance(module, _BatchNorm):
+        training = dict(training=True, eps=module.eps)
+        return lambda x: F.batch_norm(x, None, None, module.weight, module.bias, **training)
     return None
 
 
-def _batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:
-    return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)
+def _affine(mean: Tensor, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    return ((x - mean) * scale + shift).to(x.dtype)
