@@ -29,12 +29,10 @@ Function = Callable[[Tensor], Tensor]
 
 MULTIPLY_ADDS = 512  # the dearest linear map to compute again, for each number of its output
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-CHEAP = (
-    *(Norm, _BatchNorm, _InstanceNorm),
-    *(nn.GroupNorm, nn.LayerNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU),
-    *(nn.Mish, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid),
-    nn.Hardswish,
-)
+NORMS = (Norm, nn.GroupNorm, nn.LayerNorm, _BatchNorm, _InstanceNorm)
+KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Hardtanh, nn.Hardsigmoid)
+SMOOTH = (nn.SiLU, nn.Mish, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish)
+CHEAP = NORMS + KINKED + SMOOTH
 
 
 def make_lean(model: nn.Module) -> nn.Module:
@@ -145,8 +143,8 @@ def _check_version(tensor: Tensor, version: int) -> None:
     if tensor._version != version:
         raise RuntimeError(
             f'a tensor of shape {tuple(tensor.shape)} that is needed for gradient computation has '
-            f'been modified by an inplace operation: it is at version {tensor._version}, expected '
-            f'was {version}'
+            f'been modified by an inplace operation: it is at version {tensor._version} instead '
+            f'of {version}'
         )
 
 
@@ -160,8 +158,12 @@ def _as_function(module: nn.Module, output: Tensor) -> Function | None:
         return partial(forward, module) if own and _is_cheap(module) else None
     if not any(forward is kind.forward for kind in CHEAP):
         return None
-    if module.training and getattr(module, 'track_running_stats', False):
-        return _without_tracking(module, output)
+    if module.training and isinstance(module, Norm) and module.pool.uses_batch:
+        return _by_its_statistics(output)
+    if module.training and forward is _BatchNorm.forward:
+        return partial(_batch_norm, module)
+    if module.training and forward is _InstanceNorm.forward and module.track_running_stats:
+        return None
     module = copy(module)  # as it is now: in training or not
     module.inplace = False
     return partial(forward, module)
@@ -171,17 +173,13 @@ def _is_cheap(module: nn.Module) -> bool:
     return module.weight[0].numel() <= MULTIPLY_ADDS
 
 
-def _without_tracking(module: nn.Module, output: Tensor) -> Function | None:
-    """A norm by the statistics that it has just taken, and moved."""
-    if isinstance(module, Norm):
-        node = output.grad_fn
-        tables = (node.table.mean, *node.coefficients)
-        return partial(_affine, *(t.detach()[:, :, None, None] for t in tables))
-    if isinstance(module, _BatchNorm):
-        training = dict(training=True, eps=module.eps)
-        return lambda x: F.batch_norm(x, None, None, module.weight, module.bias, **training)
-    return None
+def _batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)
 
 
-def _affine(mean: Tensor, scale: Tensor, shift: Tensor, x: Tensor) -> Tensor:
-    return ((x - mean) * scale + shift).to(x.dtype)
+def _by_its_statistics(output: Tensor) -> Function:
+    """A `Norm` by the statistics of the batch that it has just taken, and moved others by."""
+    node = output.grad_fn
+    tables = (node.table.mean, *node.coefficients)
+    mean, scale, shift = (t.detach()[:, :, None, None] for t in tables)
+    return lambda x: ((x - mean) * scale + shift).to(x.dtype)
