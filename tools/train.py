@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
+    add('--lean', action='store_true', help='less memory: compute again what is cheap to compute')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     cli.add_common_options(parser)
     return parser.parse_args()

@@ -357,6 +357,15 @@ def set_amp(cfg: Config, _: bool) -> None:
     cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
 
 
+def set_lean(cfg: Config, _: bool = True) -> None:
+    """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
+    for part in _parts(cfg.model):
+        if part['type'] == 'FocalLoss':
+            part['type'] = 'LeanFocalLoss'
+    if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LeanHook')]
+
+
 CHANGES = dict(
     scratch=set_scratch,
     norm=set_norm,
@@ -367,4 +376,5 @@ CHANGES = dict(
     noise_scale=set_noise_scale,
     seed=set_seed,
     amp=set_amp,
+    lean=set_lean,
 )
