@@ -230,6 +230,29 @@ def test_population_is_torchs_cumulative_average_and_the_variance_between_batche
         torch.testing.assert_close(norm.running_var, biased * total / (total - 1))
 
 
+@pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'brn', 'mabn', 'syncbn'])
+def test_population_is_what_each_norm_tracks_of_one_batch(spec):
+    """A step with momentum 1 on all images as one batch tracks their population."""
+    batches = [images(2, 4, 6, 6) for _ in range(3)]
+    expected, norm = Norm(4, spec, momentum=1.0).double(), Norm(4, spec).double()
+    expected(torch.cat(batches))
+    assert reestimate(nn.Sequential(norm), batches) == ['0']
+    torch.testing.assert_close(norm.running_mean, expected.running_mean)
+    if spec != 'ghost2':  # which tracks the variance within its parts of a batch
+        torch.testing.assert_close(norm.running_var, expected.running_var)
+    assert norm.num_batches_tracked == 3
+    assert norm.training
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize('spec', ['frn', 'evos0'])
+def test_norms_that_are_activations_are_left(trained, spec):
+    model = converted(trained, spec)
+    record = calibrate(model, trained, [images(2, 3, 32, 32)])
+    assert set(record.left) == set(norms(model))
+    assert set(record.left.values()) == {'its output is not affine in weight and bias'}
+
+
 def test_norms_in_evaluation_mode_and_per_sample_norms_keep_their_state(trained):
     trained.layer1.eval()
     convert_norm(trained.layer2, 'ln')

@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
     add('--epochs', type=cli.positive_int, metavar='N', help='the schedule is stretched to them')
     add('--seed', type=int, metavar='N', help='of weights, order and augmentation')
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
+    add('--load-from', metavar='CKPT', help='start from the weights of a checkpoint of this model')
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
 
     cfg = build_config(args)
-    runner, metrics = train(cfg, args.resume)
+    runner, metrics = train(cfg, args.resume, args.load_from)
     config = Path(cfg.filename).name  # as it was left there, with every option in it
     show(runner, metrics, f'python tools/test.py {runner.work_dir}/{config} {runner.work_dir}')
 

@@ -12,9 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from sbzoo.errors import UserError
+from sbzoo.norm.pools import EvoNormS0, FilterResponse
 from sbzoo.norm.population import Forward, Moments, has_population, set_population
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
+ACTIVE = (FilterResponse, EvoNormS0)  # but for these, which are activations too
 QUIET = 1e-3  # channels this far below the original's standard deviation are not turned up
 
 
@@ -154,14 +156,15 @@ def _kind(norm: nn.Module) -> tuple:
 
 
 def _reason_to_leave(norm: nn.Module, original: nn.Module) -> str | None:
-    if not isinstance(norm, AFFINE_LAST):
+    if not isinstance(norm, AFFINE_LAST) or isinstance(getattr(norm, 'pool', None), ACTIVE):
         return 'its output is not affine in weight and bias'
     if norm.weight is None:
         return 'it has no weight and bias'
     if norm.weight is original.weight:
         raise UserError('the networks share their weights: convert a copy.deepcopy of the original')
-    if hasattr(norm, 'act') and not hasattr(original, 'drop'):
-        return 'the original has its activation inside'
+    fused = getattr(norm, 'relu', False) or getattr(original, 'relu', False)
+    if fused or (hasattr(norm, 'act') and not hasattr(original, 'drop')):
+        return 'an activation is fused into it or into the original'
     return None
 
 

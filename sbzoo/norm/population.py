@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.norm.layers import Norm
+from sbzoo.norm.table import Table
 
 Forward = Callable[[nn.Module, Any], object]  # runs a model on a batch; its result is not used
 
@@ -57,8 +58,23 @@ def has_population(norm: nn.Module) -> bool:
 
 def set_population(norm: nn.Module, inputs: Moments) -> None:
     """Make a norm evaluate with the statistics of `inputs`, the variance unbiased."""
+    if isinstance(norm, Norm):
+        _track(norm, inputs)
+        return
     norm.running_mean.copy_(inputs.mean)
     norm.running_var.copy_(inputs.var * (inputs.count / max(inputs.count - 1, 1)))
+
+
+def _track(norm: Norm, inputs: Moments) -> None:
+    """Let the pool itself say what it keeps of a table: one step with all the momentum."""
+    others = {n: b.clone() for n, b in norm.named_buffers() if not n.startswith('running_')}
+    mean, var = inputs.mean[None].to(norm.running_mean), inputs.var[None].to(norm.running_var)
+    before = norm.momentum, norm.training
+    norm.momentum, norm.training = 1.0, True
+    norm.pool(Table(mean, var, inputs.count), norm)
+    norm.momentum, norm.training = before
+    for name, value in others.items():
+        norm.get_buffer(name).copy_(value)
 
 
 @torch.no_grad()

@@ -1,0 +1,86 @@
+"""From a trained checkpoint to one of the same network with another norm."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sbzoo.engine.checkpoints import AtomicBackend, check_fits, read_checkpoint
+from sbzoo.errors import UserError
+from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
+
+
+def convert(
+    cfg: Config, checkpoint: str | Path, spec: str, images: int, out: str | Path
+) -> tuple[Conversion, Calibration | None]:
+    """Write the checkpoint that `checkpoint` is with the norm that `spec` names.
+
+    Args:
+        cfg: The config that the checkpoint was trained with.
+        checkpoint: Its model may have any norm.
+        spec: See `sbzoo.norm.NORMS`.
+        images: How many training images the new norms are calibrated on; 0 keeps their learned
+            weights as they are.
+        out: Where the new checkpoint goes.
+
+    Raises:
+        UserError: The checkpoint is broken or of another model, or would be overwritten.
+    """
+    if Path(out).exists():
+        raise UserError(f'{out} is there already')
+    reference = build_model(cfg)
+    check_fits(checkpoint, reference)
+    reference.load_state_dict(read_checkpoint(checkpoint)['state_dict'])
+    model = copy.deepcopy(reference)
+    conversion = convert_norm(model, spec)
+    calibration = None
+    if images:
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        batches = list(some_batches(loader, images, seed=0))
+        calibration = calibrate(model, reference, batches, run_every_head)
+    content = io.BytesIO()
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(norm=spec)), content)
+    AtomicBackend().put(content.getvalue(), out)
+    return conversion, calibration
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights and nothing downloaded."""
+    register_all_modules(init_default_scope=True)
+    return MODELS.build(cfg.model)
+
+
+def run_every_head(model: nn.Module, batch: dict) -> None:
+    """Run a model up to the raw outputs of its heads, without what comes after them."""
+    model(**model.data_preprocessor(batch, False), mode='tensor')
+
+
+def some_batches(loader: DataLoader, images: int, seed: int) -> Iterator[Any]:
+    """Batches of `images` images in all, drawn by `seed`, of the size that `loader` has.
+
+    The loader itself and its sampler are left where they are.
+    """
+    dataset, batch = loader.dataset, loader.batch_size or loader.batch_sampler.batch_size
+    own = DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=DefaultSampler(dataset, shuffle=True, seed=seed),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )
+    return islice(own, ceil(images / (batch * get_world_size())))
