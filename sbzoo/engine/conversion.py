@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
-from itertools import islice
-from math import ceil
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler
-from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
 
+from sbzoo.engine.batches import some_batches
 from sbzoo.engine.checkpoints import AtomicBackend, check_fits, read_checkpoint
 from sbzoo.errors import UserError
 from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
@@ -68,19 +62,3 @@ def build_model(cfg: Config) -> nn.Module:
 def run_every_head(model: nn.Module, batch: dict) -> None:
     """Run a model up to the raw outputs of its heads, without what comes after them."""
     model(**model.data_preprocessor(batch, False), mode='tensor')
-
-
-def some_batches(loader: DataLoader, images: int, seed: int) -> Iterator[Any]:
-    """Batches of `images` images in all, drawn by `seed`, of the size that `loader` has.
-
-    The loader itself and its sampler are left where they are.
-    """
-    dataset, batch = loader.dataset, loader.batch_size or loader.batch_sampler.batch_size
-    own = DataLoader(
-        dataset,
-        batch_size=batch,
-        sampler=DefaultSampler(dataset, shuffle=True, seed=seed),
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-    )
-    return islice(own, ceil(images / (batch * get_world_size())))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -67,14 +67,24 @@ def set_population(norm: nn.Module, inputs: Moments) -> None:
 
 def _track(norm: Norm, inputs: Moments) -> None:
     """Let the pool itself say what it keeps of a table: one step with all the momentum."""
-    others = {n: b.clone() for n, b in norm.named_buffers() if not n.startswith('running_')}
     mean, var = inputs.mean[None].to(norm.running_mean), inputs.var[None].to(norm.running_var)
     before = norm.momentum, norm.training
-    norm.momentum, norm.training = 1.0, True
-    norm.pool(Table(mean, var, inputs.count), norm)
+    with _other_buffers_kept([norm]):
+        norm.momentum, norm.training = 1.0, True
+        norm.pool(Table(mean, var, inputs.count), norm)
     norm.momentum, norm.training = before
-    for name, value in others.items():
-        norm.get_buffer(name).copy_(value)
+
+
+@contextmanager
+def _other_buffers_kept(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Steps that are counted and averaged inside are not part of the training."""
+    buffers = [b for norm in norms for n, b in norm.named_buffers() if not n.startswith('running_')]
+    values = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.copy_(value)
 
 
 @torch.no_grad()
@@ -101,8 +111,10 @@ def reestimate(
         The names of the norms that were set.
     """
     norms = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
+    if not norms:
+        return []
     inputs = {name: Moments() for name in norms}
-    with ExitStack() as hooks:
+    with _other_buffers_kept(norms.values()), ExitStack() as hooks:
         for name, norm in norms.items():
             hook = _adds_inputs_to(inputs[name])
             hooks.enter_context(norm.register_forward_pre_hook(hook))
