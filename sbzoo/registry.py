@@ -18,8 +18,10 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
 MODELS.register_module(module=Norm)
 
 import sbzoo.data.datasets  # noqa: E402
+import sbzoo.engine.alphas  # noqa: E402
 import sbzoo.engine.checkpoints  # noqa: E402
 import sbzoo.engine.hooks  # noqa: E402
+import sbzoo.engine.noise_scale  # noqa: E402
 import sbzoo.engine.optim  # noqa: E402
 import sbzoo.engine.precise_bn  # noqa: E402
 import sbzoo.metrics.ap  # noqa: E402, F401

@@ -23,7 +23,9 @@ from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
 from sbzoo.norm import norm_cfg
 
-HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook')
+HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook', 'AlphaHook')
+TENSORBOARD = dict(type='TensorboardVisBackend')
+DEVICES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -34,6 +36,7 @@ def build_config(args: argparse.Namespace) -> Config:
     """
     cfg = load_config(args.config)
     use_sbzoo(cfg)
+    cfg.launcher = getattr(args, 'launcher', 'none')  # the learning rate counts its devices
     if args.cfg_options:
         cfg.merge_from_dict(_key_values(args.cfg_options))
     if args.data:
@@ -45,7 +48,6 @@ def build_config(args: argparse.Namespace) -> Config:
     if 'lr' in args and args.lr is None:
         _say_if_lr_is_for_another_batch(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
-    cfg.launcher = getattr(args, 'launcher', 'none')
     return cfg
 
 
@@ -89,7 +91,7 @@ def _find(name: str) -> Path:
 
 
 def use_sbzoo(cfg: Config) -> None:
-    """Give any config what those of sbzoo have: its import, its hooks, whole checkpoints."""
+    """Give any config what those of sbzoo have: import, hooks, whole checkpoints, TensorBoard."""
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     if 'sbzoo' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'sbzoo']
@@ -99,6 +101,9 @@ def use_sbzoo(cfg: Config) -> None:
     cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
     if 'checkpoint' in cfg.get('default_hooks', {}):
         cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
+    backends = cfg.get('visualizer', {}).get('vis_backends', [])
+    if backends and TENSORBOARD not in backends:
+        cfg.visualizer.vis_backends = [*backends, TENSORBOARD]
 
 
 def set_norm(cfg: Config, spec: str) -> None:
@@ -242,11 +247,21 @@ def set_lr(cfg: Config, lr: str) -> None:
 
 
 def _images_a_step(cfg: Config) -> tuple[int, str]:
-    devices = int(os.environ.get('WORLD_SIZE', 1))
+    devices = _devices(cfg.get('launcher', 'none'))
     batch = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     factors = f'{devices} device(s) x {batch} image(s) x {accumulated} accumulated'
     return devices * batch * accumulated, factors
+
+
+def _devices(launcher: str) -> int:
+    """How many processes a launcher has started, which mmengine will know only later."""
+    if launcher == 'none':
+        return 1
+    variable = DEVICES[launcher]
+    if variable not in os.environ:
+        raise UserError(f'--launcher {launcher}: {variable} is not set, so it did not start this')
+    return int(os.environ[variable])
 
 
 def _say_if_lr_is_for_another_batch(cfg: Config) -> None:
@@ -299,6 +314,18 @@ def set_batch(cfg: Config, batch: int) -> None:
     set_lr(cfg, 'auto')
 
 
+def set_accumulate(cfg: Config, batches: int) -> None:
+    """Add the gradients of `batches` batches up for one step of the optimizer."""
+    cfg.optim_wrapper.accumulative_counts = batches
+    set_lr(cfg, 'auto')
+
+
+def set_noise_scale(cfg: Config, interval: int) -> None:
+    """Measure the gradient noise scale every `interval` steps."""
+    hook = dict(type='GradientNoiseScaleHook', interval=interval)
+    cfg.custom_hooks = [h for h in cfg.custom_hooks if h['type'] != hook['type']] + [hook]
+
+
 def set_seed(cfg: Config, seed: int) -> None:
     """Seed the weights, the order of the images and the augmentation."""
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -320,8 +347,10 @@ CHANGES = dict(
     load_from=set_load_from,
     norm=set_norm,
     batch=set_batch,
+    accumulate=set_accumulate,
     epochs=set_epochs,
     lr=set_lr,
+    noise_scale=set_noise_scale,
     seed=set_seed,
     amp=set_amp,
 )

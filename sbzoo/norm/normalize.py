@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sbzoo.norm import pixels
+from sbzoo.norm.proof import proven
 from sbzoo.norm.table import Table
 
 if TYPE_CHECKING:
@@ -66,6 +68,15 @@ def _maps(table: Tensor) -> Tensor:
     return table[:, :, None, None]
 
 
+def _passes(x: Tensor) -> ModuleType:
+    """Who goes over the pixels: Triton's kernels where they are proven right, else torch's."""
+    if x.is_cuda and proven(x.device, x.dtype, pixels.memory_format(x)):
+        from sbzoo.norm import pixels_triton
+
+        return pixels_triton
+    return pixels
+
+
 class _Normalize(torch.autograd.Function):
     """y = (x - M) S weight + bias, with pooled statistics M and S = (V + eps)^-1/2.
 
@@ -84,15 +95,16 @@ class _Normalize(torch.autograd.Function):
         *learned: Tensor,
     ) -> Tensor:
         x = pixels.dense(x)
-        mean, var = (t.requires_grad_() for t in pixels.moments(x))
+        passes = _passes(x)
+        mean, var = (t.requires_grad_() for t in passes.moments(x))
         ctx.table = Table(mean, var, x[0, 0].numel())
         with torch.enable_grad():
             ctx.pooled = layer.pool(ctx.table, layer)
         ctx.inverse, scale, shift = _coefficients(ctx.pooled, layer.eps, weight, bias)
         ctx.scale = scale.expand_as(mean).contiguous()
-        y = pixels.affine(x, ctx.scale, shift.expand_as(mean).contiguous(), layer.relu)
+        y = passes.affine(x, ctx.scale, shift.expand_as(mean).contiguous(), layer.relu)
         ctx.save_for_backward(x, y if layer.relu else None, weight, bias, *learned)
-        ctx.layer = layer
+        ctx.layer, ctx.passes = layer, passes
         return y
 
     @staticmethod
@@ -102,11 +114,11 @@ class _Normalize(torch.autograd.Function):
             return _backward_with_graph(ctx.layer, grad, x, weight, bias, learned)
         mean, _, count = ctx.table
         grad = pixels.like(x, grad)
-        dot, total = pixels.products(grad, x, mean, y)
+        dot, total = ctx.passes.products(grad, x, mean, y)
         dot += (mean - ctx.pooled.mean) * total  # now the sum of grad * (x - M)
         d_mean, d_var, *d_learned = _through_pool(ctx, dot, total, learned)
         b = d_var * (2 / count)
-        d_x = pixels.blend(grad, x, ctx.scale, b, d_mean / count - b * mean, y)
+        d_x = ctx.passes.blend(grad, x, ctx.scale, b, d_mean / count - b * mean, y)
         d_weight = None if weight is None else (dot * ctx.inverse).sum(0)
         d_bias = None if bias is None else total.sum(0)
         return d_x, None, d_weight, d_bias, *d_learned

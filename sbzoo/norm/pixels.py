@@ -24,7 +24,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.is_cuda:
         var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
         return mean, var
-    if _is_contiguous(x):
+    if x.is_contiguous():
         parts = [_row_moments(_wide(part)) for part, _ in _chunks(x)]
         mean, var = (torch.cat(tables).view(x.shape[:2]) for tables in zip(*parts, strict=True))
         return mean, var
@@ -82,12 +82,12 @@ def dense(x: Tensor) -> Tensor:
 
 def like(x: Tensor, grad: Tensor) -> Tensor:
     """A gradient in the memory format of x: itself, or a copy of it."""
-    last = not _is_contiguous(x)
-    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return grad.contiguous(memory_format=memory_format(x))
 
 
-def _is_contiguous(x: Tensor) -> bool:
-    return x.is_contiguous()
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The format of `dense` images; contiguous where they are both."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
@@ -96,7 +96,7 @@ def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
     In channels_last a view has all channels of some lines of one sample.
     """
     n, c, h, w = x.shape
-    if _is_contiguous(x):
+    if x.is_contiguous():
         step = max(1, _CHUNK // (h * w))
         for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
             yield part, slice(start * step, (start + 1) * step)
