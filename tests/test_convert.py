@@ -258,16 +258,24 @@ def test_which_convolutions_are_standardised():
     standardised = [name for name, m in model.named_modules() if isinstance(m, ConvWS2d)]
     assert standardised == ['0.0']
     assert [c.name for c in record.changed] == ['0.1', '0.3', '0.0']
+    assert not convert_norm(model, 'gn+ws').changed
     convert_norm(model, 'in')
     assert isinstance(model[0][0], ConvWS2d)
     again = nn.Sequential(nn.Conv2d(3, 8, 3), Norm(8, 'gn'))
     assert [c.new for c in convert_norm(again, 'gn+ws').changed] == ['ConvWS2d']
 
 
+def test_convolutions_with_a_forward_of_their_own_are_left():
+    padded = timm.layers.Conv2dSame(3, 8, 3)
+    record = convert_norm(nn.Sequential(padded, nn.BatchNorm2d(8)), 'gn+ws')
+    assert [(x.name, x.kind) for x in record.left] == [('0', 'Conv2dSame')]
+    assert 'a forward of its own' in str(record)
+
+
 def test_the_record_is_short():
     text = str(convert_norm(timm.create_model('resnet18'), 'gn'))
     assert text.splitlines() == [
-        'norm gn: 20 layers turned, 0 norms left',
+        'norm gn: 20 layers turned, 0 left',
         '    20 BatchNorm2d -> gn: bn1 ... layer4.1.bn2',
     ]
 

@@ -10,7 +10,7 @@ import argparse
 import difflib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -22,6 +22,8 @@ from mmengine.logging import print_log
 from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
 from sbzoo.norm import norm_cfg
+from sbzoo.norm.convert import WEIGHT_STD
+from sbzoo.norm.kinds import is_for_images
 
 HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook', 'AlphaHook')
 TENSORBOARD = dict(type='TensorboardVisBackend')
@@ -109,21 +111,23 @@ def use_sbzoo(cfg: Config) -> None:
 def set_norm(cfg: Config, spec: str) -> None:
     """Give every part of the model that has a norm the norm of `spec`.
 
-    A part has one if its `norm_cfg` is set, or set by default; what is deliberately without
-    (a RetinaNet head, say) stays so.
+    Where a `norm_cfg` names a norm of images, or does so by default, it is replaced; a layer
+    norm stays, and what is deliberately without (a RetinaNet head, say) stays so. The norms that
+    no `norm_cfg` reaches are turned as the model is built, by `WithNorm`.
 
     Raises:
-        UserError: Unknown spec, or nothing in the model has a norm.
+        UserError: Unknown spec.
     """
-    wanted = norm_cfg(spec)
-    parts = [part for part in _parts(cfg.model) if _norm_of(part) is not None]
-    if not parts:
-        raise UserError(f'--norm {spec}: no part of this model has a norm to turn')
+    wanted = norm_cfg(spec.removesuffix(WEIGHT_STD))
+    parts = [part for part in _parts(cfg.model) if _has_image_norm(part)]
     for part in parts:
         part['norm_cfg'] = dict(wanted)
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
-    names = ', '.join(part['type'] for part in parts)
+    if cfg.model.type != 'WithNorm':
+        cfg.model.update(type='WithNorm', architecture=cfg.model.type)
+    cfg.model.norm = spec
+    names = ', '.join(part['type'] for part in parts) or 'no norm_cfg is of images'
     print_log(f'norm {spec}: {names}', logger='current')
 
 
@@ -139,20 +143,28 @@ def _parts(node: object) -> Iterator[ConfigDict]:
             yield from _parts(value)
 
 
-def _norm_of(part: dict) -> dict | None:
-    """The `norm_cfg` that a part is built with; None if it has none or takes none."""
-    if 'norm_cfg' in part:
-        return part['norm_cfg']
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
+def _has_image_norm(part: dict) -> bool:
+    norm = part['norm_cfg'] if 'norm_cfg' in part else _default_norm(part['type'])
+    return bool(norm) and is_for_images(_registered(norm['type']))
 
-    register_all_modules(init_default_scope=True)
-    built = MODELS.get(part['type'])
+
+def _default_norm(name: str) -> dict | None:
+    """The `norm_cfg` that a part is built with if it is told none; None if it takes none."""
+    built = _registered(name)
     for cls in built.__mro__[:-1] if isinstance(built, type) else ():
         argument = signature(cls.__init__).parameters.get('norm_cfg')
         if argument is not None:
             return argument.default if isinstance(argument.default, dict) else None
     return None
+
+
+def _registered(name: str) -> Callable | None:
+    """The class or function that a type in a config stands for."""
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    register_all_modules(init_default_scope=True)
+    return MODELS.get(name)
 
 
 def set_data(cfg: Config, folder: CocoFolder) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from sbzoo.errors import UserError
 from sbzoo.norm import kinds
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
-from sbzoo.norm.weight_std import ConvWS2d, can_standardise
+from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
 WEIGHT_STD = '+ws'
+OWN_FORWARD = 'a convolution with a forward of its own'
 CARRIED = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
@@ -30,7 +31,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Left:
-    """One norm that was not turned."""
+    """One layer that was not turned."""
 
     name: str
     kind: str
@@ -49,7 +50,7 @@ class Conversion:
     def __str__(self) -> str:
         changed = _grouped((f'{c.old} -> {c.new}', c.name) for c in self.changed)
         left = _grouped((f'{x.kind} left, {x.reason}', x.name) for x in self.left)
-        head = f'norm {self.spec}: {len(self.changed)} layers turned, {len(self.left)} norms left'
+        head = f'norm {self.spec}: {len(self.changed)} layers turned, {len(self.left)} left'
         return '\n'.join([head, *changed, *left])
 
 
@@ -107,8 +108,11 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         left = {left.name for left in record.left}
         turned = {norm for norm, name in norms.items() if name not in left}
         for name, conv in _convolutions_beside(turned, model):
-            new_layers[conv] = ConvWS2d.like(conv)
-            record.changed.append(_change(name, conv, new_layers[conv]))
+            if type(conv) is nn.Conv2d:
+                new_layers[conv] = ConvWS2d.like(conv)
+                record.changed.append(_change(name, conv, new_layers[conv]))
+            elif not isinstance(conv, ConvWS2d):
+                record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)
     return record
@@ -185,7 +189,7 @@ def _convolutions_beside(
     for name, parent in model.named_modules():
         widths = {kinds.channels(child) for child in parent.children() if child in norms}
         for key, child in parent.named_children():
-            if can_standardise(child) and child.out_channels in widths and child not in seen:
+            if takes_standardisation(child) and child.out_channels in widths and child not in seen:
                 seen.add(child)
                 yield _joined(name, key), child
 

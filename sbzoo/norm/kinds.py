@@ -28,25 +28,32 @@ NO_STATISTICS = 'scales and shifts alone, as EvoNorm does without its activation
 UNKNOWN = 'a kind of norm that is not known here'
 
 
+def is_for_images(kind: type) -> bool:
+    """Whether a class is a norm of images [N, C, H, W] with a weight and a bias per channel."""
+    return issubclass(kind, Norm) or _is_called(kind, IMAGE_NORMS)
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a layer is a norm, be it one that can be turned or not."""
-    if isinstance(module, Norm) or any(_is_called(module, kind) for kind in (IMAGE_NORMS, *LEFT)):
+    kind = type(module)
+    if is_for_images(kind) or any(_is_called(kind, name) for name in LEFT):
         return True
     if any(True for _ in module.children()):
         return False
     has_tensors = any(True for _ in chain(module.parameters(), module.buffers()))
-    is_named_so = re.search(r'Norm(?!al|ed)', type(module).__name__)
+    is_named_so = re.search(r'Norm(?!al|ed)', kind.__name__)
     return bool(has_tensors and is_named_so) or hasattr(module, 'running_var')
 
 
 def reason_to_leave(norm: nn.Module) -> str | None:
     """Why a norm cannot be turned; None if it can."""
-    for kind, reason in LEFT.items():
-        if _is_called(norm, kind):
+    kind = type(norm)
+    for name, reason in LEFT.items():
+        if _is_called(kind, name):
             return reason
-    if not isinstance(norm, Norm) and not _is_called(norm, IMAGE_NORMS):
+    if not is_for_images(kind):
         return UNKNOWN
-    return NO_STATISTICS if _is_called(norm, 'EvoNorm.*') and not norm.apply_act else None
+    return NO_STATISTICS if _is_called(kind, 'EvoNorm.*') and not norm.apply_act else None
 
 
 def is_frozen(norm: nn.Module) -> bool:
@@ -70,7 +77,7 @@ def drop_and_activation(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     drop, act = getattr(norm, 'drop', nn.Identity()), getattr(norm, 'act', nn.Identity())
     if getattr(norm, 'tau', None) is not None:
         act = Threshold(norm.tau)
-    elif _is_called(norm, 'EvoNorm2d(B.|S0)'):
+    elif _is_called(type(norm), 'EvoNorm2d(B.|S0)'):
         act = nn.SiLU()
     return drop, act
 
@@ -87,5 +94,5 @@ class Threshold(nn.Module):
         return torch.maximum(x, self.tau.to(x.dtype)[:, None, None])
 
 
-def _is_called(module: nn.Module, pattern: str) -> bool:
-    return any(re.fullmatch(pattern, cls.__name__) for cls in type(module).__mro__)
+def _is_called(kind: type, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, cls.__name__) for cls in kind.__mro__)

@@ -30,9 +30,9 @@ class ConvWS2d(nn.Conv2d):
         return self._conv_forward(x, (self.weight - mean) / (std + self.EPS), self.bias)
 
 
-def can_standardise(conv: nn.Module) -> bool:
-    """Whether it is a plain convolution with more than one input channel for each output.
+def takes_standardisation(module: nn.Module) -> bool:
+    """Whether it is a convolution with more than one input channel for each output.
 
     What is left of a depthwise kernel without its mean could pass no constant signal on.
     """
-    return type(conv) is nn.Conv2d and conv.weight.shape[1] > 1
+    return isinstance(module, nn.Conv2d) and module.weight.shape[1] > 1
