@@ -31,22 +31,22 @@ def checkpoint(digits, tmp_path):
     return path
 
 
-@pytest.mark.parametrize('images', [0, 4])
+@pytest.mark.parametrize('options', [['--copy'], ['--images', 4]])
 def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
-    checkpoint, tmp_path, monkeypatch, capsys, images
+    checkpoint, tmp_path, monkeypatch, capsys, options
 ):
     out = tmp_path / 'gn8.pth'
-    run(monkeypatch, 'convert', BN, checkpoint, '--norm', 'gn8', '--images', images, '--out', out)
+    run(monkeypatch, 'convert', BN, checkpoint, '--norm', 'gn8', *options, '--out', out)
     printed = capsys.readouterr().out
     assert 'norm gn8: 38 layers turned' in printed
-    assert ('38 norms calibrated, 0 left' in printed) == (images > 0)
+    assert ('38 norms calibrated, 0 left' in printed) == ('--images' in options)
     cfg = load_config(BN)
     set_norm(cfg, 'gn8')
     converted, original = (read_checkpoint(p)['state_dict'] for p in (out, checkpoint))
     build_model(cfg).load_state_dict(converted)
     changed = {k for k, v in converted.items() if not torch.equal(v, original[k])}
     assert all('bn' in k or 'downsample.1' in k for k in changed)
-    assert bool(changed) == (images > 0)
+    assert bool(changed) == ('--images' in options)
 
 
 def test_the_command_that_is_printed_trains_on(checkpoint, tmp_path, monkeypatch, capsys):

@@ -23,7 +23,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('checkpoint', help='a checkpoint of this config, or a work directory for its newest')
     add('--norm', dest='to', required=True, metavar='SPEC', help='the new norm (table below)')
-    add('--images', type=int, default=64, metavar='N', help='to calibrate on (64); 0: copy alone')
+    add('--images', type=cli.positive_int, default=64, metavar='N', help='to calibrate on (64)')
+    add('--copy', action='store_true', help='keep weights and biases as they are, uncalibrated')
     add('--out', required=True, metavar='FILE', help='the new checkpoint')
     cli.add_common_options(parser)
     return parser.parse_args()
@@ -35,7 +36,8 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
 
     checkpoint = find_checkpoint(args.checkpoint)
-    for record in convert(build_config(args), checkpoint, args.to, args.images, args.out):
+    images = 0 if args.copy else args.images
+    for record in convert(build_config(args), checkpoint, args.to, images, args.out):
         if record:
             print(record)
     print(f'written: {args.out}')

@@ -9,7 +9,7 @@ from pathlib import Path
 from sbzoo.bench import runs
 
 SPECS = {'gn': 'gn8', 'ln': 'ln', 'in': 'in', 'hybrid': 'hybrid'}
-IMAGES = dict(copied=0, calibrated=64)  # to calibrate on
+CONVERSIONS = dict(copied=('--copy',), calibrated=('--images', 64))
 BN_OPTIONS = dict(
     updated=(),
     frozen=('--norm', 'fbn'),
@@ -26,7 +26,7 @@ LABELS = dict(
     scratch='(random weights)',
 )
 ROWS = [('bn', start) for start in ('trained', *BN_OPTIONS, 'scratch')]
-ROWS += list(product(SPECS, (*IMAGES, 'scratch')))
+ROWS += list(product(SPECS, (*CONVERSIONS, 'scratch')))
 EPOCHS = {0: 'no training', 1: 'an epoch at batch 1', 2: 'an epoch at batch 2'}  # by batch
 
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, convert and fine-tune what is not there yet, collect the results, print the table."""
     trained = product([args.dir], args.seeds)
     runs.run_all(_train_bn, trained, args.jobs)
-    runs.run_all(_convert, product([args.dir], args.seeds, SPECS, IMAGES), args.jobs)
+    runs.run_all(_convert, product([args.dir], args.seeds, SPECS, CONVERSIONS), args.jobs)
     grid = [
         (args.dir, seed, norm, start, batch)
         for seed, batch, (norm, start) in product(args.seeds, (0, *args.batches), ROWS)
@@ -55,7 +55,7 @@ def _batches_of(start: str) -> tuple[int, ...]:
     """The columns that a row has."""
     if start == 'trained':
         return (0,)
-    return (0, 1, 2) if start in IMAGES else (1, 2)
+    return (0, 1, 2) if start in CONVERSIONS else (1, 2)
 
 
 def _trained(folder: Path, seed: int) -> Path:
@@ -75,7 +75,7 @@ def _convert(folder: Path, seed: int, norm: str, start: str) -> None:
     out = _converted(folder, seed, norm, start)
     if not out.exists():
         bn = 'configs/retinanet_bn_b2.py', _trained(folder, seed)
-        options = '--norm', SPECS[norm], '--images', IMAGES[start], '--out', out
+        options = '--norm', SPECS[norm], *CONVERSIONS[start], '--out', out
         runs.call(folder / f'{norm}_{start}_s{seed}', 'convert', *bn, *options)
 
 

@@ -10,6 +10,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import nn
 
@@ -28,8 +29,8 @@ def convert(
         cfg: The config that the checkpoint was trained with.
         checkpoint: Its model may have any norm.
         spec: See `sbzoo.norm.NORMS`.
-        images: How many training images the new norms are calibrated on; 0 keeps their learned
-            weights as they are.
+        images: How many training images the new norms are calibrated on; 0 keeps their
+            weights and biases as they are.
         out: Where the new checkpoint goes.
 
     Raises:
@@ -37,7 +38,7 @@ def convert(
     """
     if Path(out).exists():
         raise UserError(f'{out} is there already')
-    reference = build_model(cfg)
+    reference = build_model(cfg).to(get_device())
     check_fits(checkpoint, reference)
     reference.load_state_dict(read_checkpoint(checkpoint)['state_dict'])
     model = copy.deepcopy(reference)
@@ -48,7 +49,7 @@ def convert(
         batches = list(some_batches(loader, images, seed=0))
         calibration = calibrate(model, reference, batches, run_every_head)
     content = io.BytesIO()
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(norm=spec)), content)
+    torch.save(dict(state_dict=model.cpu().state_dict(), meta=dict(norm=spec)), content)
     AtomicBackend().put(content.getvalue(), out)
     return conversion, calibration
 
