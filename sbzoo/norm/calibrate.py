@@ -25,8 +25,8 @@ class Match:
     """How near the features of one norm are to the original's.
 
     An error is the root mean square of the difference, over the original's standard deviation:
-    0 is equal, 1 is as far as the mean of the channel. It is NaN where the two networks look at
-    other regions, as behind a region proposal network.
+    0 is equal, 1 is as far as the mean of the channel. Behind a region proposal network the two
+    look at other regions, so that it says nothing there (NaN where their number differs).
     """
 
     name: str
