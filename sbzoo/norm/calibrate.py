@@ -69,8 +69,9 @@ def calibrate(
     far where it runs for several batches or pyramid levels. Norms that evaluate with running
     statistics get those of the images. Nothing else of the networks is changed.
 
-    Least squares (the affine of least distance to the original's features) is no alternative
-    behind a region proposal network, and moments need no more memory than [C].
+    Moments, not the least squares of the difference to the original's features: those need both
+    networks to look at the same pixels, which they do not behind a region proposal network, and
+    on the digit scenes gave no more than 0.003 AP more.
 
     Args:
         model: A copy of `reference` after `convert_norm`; its norms are changed in place.
