@@ -323,6 +323,13 @@ def set_scratch(cfg: Config, _: bool = True) -> None:
     cfg.load_from = None
 
 
+def set_load_from(cfg: Config, path: str) -> None:
+    """Start from the weights of a checkpoint of this very model; nothing else is downloaded."""
+    for part in _parts(cfg.model):
+        part.pop('init_cfg', None)
+    cfg.load_from = path
+
+
 def set_batch(cfg: Config, batch: int) -> None:
     """Take `batch` images a step and device, with the learning rate scaled to them."""
     cfg.train_dataloader.batch_size = batch
@@ -368,6 +375,7 @@ def set_lean(cfg: Config, _: bool = True) -> None:
 
 CHANGES = dict(
     scratch=set_scratch,
+    load_from=set_load_from,
     norm=set_norm,
     batch=set_batch,
     accumulate=set_accumulate,
