@@ -37,7 +37,7 @@ def train(
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = Runner.from_cfg(cfg)
     if checkpoint or weights:
-        check_fits(checkpoint or weights, _unwrapped(runner))
+        check_fits(checkpoint or weights, unwrapped(runner))
     if resume and not checkpoint:
         runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     runner.train()
@@ -55,7 +55,7 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
     path = find_checkpoint(checkpoint)
     cfg.load_from = str(path)
     runner = Runner.from_cfg(cfg)
-    check_fits(path, _unwrapped(runner))
+    check_fits(path, unwrapped(runner))
     return runner, runner.test()
 
 
@@ -96,4 +96,4 @@ def _cell(value: float) -> str:
 
 
 def _unwrapped(runner: Runner) -> nn.Module:
-    return getattr(runner.model, 'module', runner.model)
+    return unwrapped(runner)

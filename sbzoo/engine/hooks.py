@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
 from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.norm.lean import make_lean
 from sbzoo.norm.names import accept_published_names
@@ -71,7 +71,7 @@ class PretrainedHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""
-        check_preprocessing(getattr(runner.model, 'module', runner.model))
+        check_preprocessing(unwrapped(runner))
 
 
 @HOOKS.register_module()
@@ -80,7 +80,7 @@ class LeanHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Make the forward of the model lean."""
-        make_lean(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        make_lean(unwrapped(runner))
 
 
 def _is_finite(value: float) -> bool:

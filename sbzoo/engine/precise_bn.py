@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
-import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from sbzoo.engine.batches import some_batches
+from sbzoo.engine.randomness import random_state_kept
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.norm import reestimate
 
 
@@ -46,7 +41,7 @@ class PreciseBNHook(Hook):
             self._reestimate(runner, seed=runner.iter)
 
     def _reestimate(self, runner: Runner, seed: int) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner)
         with random_state_kept():
             batches = some_batches(runner.train_dataloader, self.num_images, seed)
             names = reestimate(model, batches, run_as_in_training)
@@ -56,15 +51,3 @@ class PreciseBNHook(Hook):
 def run_as_in_training(model: nn.Module, batch: dict) -> None:
     """Run a detector up to its losses."""
     model(**model.data_preprocessor(batch, True), mode='loss')
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever draws random numbers inside, those after it are the same."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
