@@ -9,13 +9,13 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, latest_checkpoint
 from sbzoo.engine.curves import draw_curves
 from sbzoo.engine.noise_scale import explain
 from sbzoo.engine.picture import draw_detections
 from sbzoo.engine.result import write_result
+from sbzoo.engine.unwrap import unwrapped
 
 
 def train(
@@ -93,7 +93,3 @@ def ap_table(metrics: dict[str, float]) -> Table:
 
 def _cell(value: float) -> str:
     return '-' if value < 0 else f'{value:.3f}'  # COCO's -1: no object of this size
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return unwrapped(runner)
