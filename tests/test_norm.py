@@ -7,7 +7,7 @@ from torch import nn
 
 from sbzoo import UserError, build_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
-from sbzoo.norm.moments import normalize
+from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix
 from sbzoo.norm.spec import nearest_divisor, parse
 
@@ -17,7 +17,9 @@ C = 8
 
 def engine(layer: Norm, x: torch.Tensor) -> torch.Tensor:
     """The table path, also where the layer prefers a kernel of torch."""
-    return normalize(x, layer._scale_and_shift, tuple(layer.parameters()))
+    if isinstance(layer.pool, Batch) and not layer.training:
+        return layer(x)
+    return normalize(x, layer, layer.weight, layer.bias)
 
 
 def make(spec: str, channels: int = C) -> Norm:
@@ -142,10 +144,11 @@ def test_batch_norm_at_batch_1_on_a_1x1_map_learns_nothing():
     layer = make('bn')
     x = torch.randn(1, C, 1, 1, requires_grad=True)
     y = layer(x)
-    torch.testing.assert_close(y, layer.bias.view(1, C, 1, 1))
+    scale = layer.eps**-0.5  # by which, as in torch's kernels, the rounding of x is multiplied
+    torch.testing.assert_close(y, layer.bias.view(1, C, 1, 1), atol=scale * 1e-6, rtol=0)
     y.backward(torch.randn_like(y))
-    assert x.grad.abs().max() == 0
-    assert layer.weight.grad.abs().max() == 0
+    assert x.grad.abs().max() <= scale * 1e-6
+    assert layer.weight.grad.abs().max() <= scale * 1e-6
     with pytest.raises(ValueError, match='more than 1 value per channel'):
         nn.BatchNorm2d(C)(x)  # torch's own refuses it
 

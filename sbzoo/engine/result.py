@@ -43,4 +43,6 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
 
 def _alphas(model: torch.nn.Module) -> dict[str, float]:
     named = model.named_modules()
-    return {n: round(m.alpha.item(), 4) for n, m in named if isinstance(m, Norm) and m.is_hybrid}
+    return {
+        n: round(m.alpha.mean().item(), 4) for n, m in named if isinstance(m, Norm) and m.is_hybrid
+    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sbzoo.norm.moments import Table, normalize
-from sbzoo.norm.pools import Group, Mix
+from sbzoo.norm.pools import Frozen, Mix
 from sbzoo.norm.spec import parse
+from sbzoo.norm.table import Table
 
 
 class Norm(_InstanceNorm):
@@ -16,7 +19,7 @@ class Norm(_InstanceNorm):
 
     The base class is what mmcv's `is_norm` and the weight-decay exemption look for, and what
     convolution fusing and SyncBN conversion leave alone. `norm_eval` does not reach it: a norm
-    that keeps running statistics goes on learning them.
+    that keeps running statistics goes on learning them, unless it is frozen batch norm (`fbn`).
 
     Args:
         num_features: Channels C.
@@ -24,6 +27,7 @@ class Norm(_InstanceNorm):
         eps: Added to the variance.
         momentum: Weight of the newest batch in the running statistics.
         affine: Whether to learn a weight and a bias per channel.
+        relu: Whether a ReLU follows, in the same pass over the pixels.
 
     Raises:
         UserError: Unknown spec.
@@ -38,13 +42,13 @@ class Norm(_InstanceNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
         affine: bool = True,
+        relu: bool = False,
     ) -> None:
         pool = parse(spec, num_features)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats=pool.uses_batch)
-        self.spec = spec
-        self.pool = pool
-        if self.is_hybrid:
-            self.alpha_logit = nn.Parameter(torch.zeros(()))
+        super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
+        self.spec, self.pool, self.relu = spec, pool, relu
+        self.tracking = True
+        pool.prepare(self)
 
     @property
     def is_hybrid(self) -> bool:
@@ -53,30 +57,41 @@ class Norm(_InstanceNorm):
 
     @property
     def alpha(self) -> Tensor:
-        """The fraction in (0, 1) of the first norm of a hybrid, a scalar."""
+        """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
         return self.alpha_logit.sigmoid()
+
+    @property
+    def running(self) -> Table:
+        """The running statistics, [1, C]."""
+        return Table(self.running_mean[None], self.running_var[None], 1)
+
+    def learned(self) -> tuple[nn.Parameter, ...]:
+        """What it learns beside weight and bias."""
+        affine = {'weight', 'bias'}
+        return tuple(p for name, p in self._parameters.items() if name not in affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, H, W]."""
-        if isinstance(self.pool, Group):  # torch has a vectorised kernel for these
-            return torch.group_norm(x, self.pool.groups, self.weight, self.bias, self.eps)
-        return normalize(x, self._scale_and_shift, tuple(self.parameters()))
-
-    def _scale_and_shift(self, table: Table) -> tuple[Tensor, Tensor]:
-        pooled = self.pool(table, self)
-        scale = (pooled.var + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-        shift = (table.mean - pooled.mean) * scale
-        return scale.expand_as(shift), shift + self.bias if self.affine else shift
+        return self.pool.forward(x, self)
 
     @torch.no_grad()
     def track(self, pooled: Table) -> None:
-        """Move the running statistics towards those of a batch, [1, C] and unbiased."""
-        unbiased = pooled.var * (pooled.count / max(pooled.count - 1, 1))
-        self.running_mean.lerp_(pooled.mean[0].to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased[0].to(self.running_var.dtype), self.momentum)
-        self.num_batches_tracked += 1
+        """Move the running statistics towards those of a batch, unbiased."""
+        if self.tracking:
+            share = self.momentum
+            unbiased = pooled.count / max(pooled.count - 1, 1)
+            self.running_mean.lerp_(pooled.mean.mean(0).to(self.running_mean.dtype), share)
+            self.running_var.lerp_(pooled.var.mean(0).to(self.running_var.dtype) * unbiased, share)
+            self.num_batches_tracked += 1
+
+    @contextmanager
+    def untracked(self) -> Iterator[None]:
+        """Compute again what was computed, without another step of the running statistics."""
+        before, self.tracking = self.tracking, False
+        try:
+            yield
+        finally:
+            self.tracking = before
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -90,9 +105,9 @@ def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:
     class (`norm_eval`, SyncBN conversion, fusing); everything else is `Norm`.
     """
     cfg = norm_cfg(spec)
-    if cfg['type'] == 'BN':
+    if cfg['type'] == 'BN' and not kwargs.get('relu'):
         return nn.BatchNorm2d(num_features, **kwargs)
-    return Norm(num_features, cfg['spec'], **kwargs)
+    return Norm(num_features, spec, **kwargs)
 
 
 def norm_cfg(spec: str) -> dict:
@@ -101,5 +116,8 @@ def norm_cfg(spec: str) -> dict:
     Raises:
         UserError: Unknown spec.
     """
-    parse(spec, num_channels=1)
-    return dict(type='BN') if spec == 'bn' else dict(type='Norm', spec=spec)
+    pool = parse(spec, num_channels=1)
+    if spec == 'bn':
+        return dict(type='BN')
+    frozen = dict(requires_grad=False) if isinstance(pool, Frozen) else {}
+    return dict(type='Norm', spec=spec, **frozen)

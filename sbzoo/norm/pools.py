@@ -1,88 +1,348 @@
 """Pools: which entries of the table of moments are averaged into the statistics of a norm.
 
-A pool is called with the `Table` of a batch and the layer it works for, and returns the table
-to normalise with, broadcastable to [N, C].
+A pool is called with the `Table` of a batch and the layer that it works for, and returns the
+table to normalise with, broadcastable to [N, C]. Autograd differentiates it, and its cost does
+not grow with the images. What it learns or remembers it registers with the layer in `prepare`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-from sbzoo.norm.moments import Table
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
+
+from sbzoo.norm.normalize import normalize, normalize_fixed
+from sbzoo.norm.table import Table, average, by_groups
 
 if TYPE_CHECKING:
     from sbzoo.norm.layers import Norm
 
+_LARGE = 2**22  # elements, from where memory traffic is all that counts
 
-class Pool(Protocol):
-    """What every pool is."""
 
-    uses_batch: bool  # whether samples of a batch share statistics
+class Pool:
+    """Statistics of each sample by itself, unless a subclass says otherwise."""
+
+    uses_batch = False  # samples of a batch share statistics
+    keeps_running = False  # there is a running table
+
+    def prepare(self, layer: Norm) -> None:
+        """Register what the pool learns or remembers with its layer."""
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         """The table to normalise with."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        """Normalise x [N, C, H, W]."""
+        return normalize(x, layer, layer.weight, layer.bias)
 
 
-def average(table: Table, dim: int) -> Table:
-    """Pool along `dim` (kept) by the law of total variance, in its centred form."""
-    mean = table.mean.mean(dim, keepdim=True)
-    var = (table.var + (table.mean - mean).square()).mean(dim, keepdim=True)
-    return Table(mean, var, table.count * table.mean.shape[dim])
+# Each sample by itself
 
 
 @dataclass(frozen=True)
-class Group:
-    """Each sample by itself, over groups of channels.
+class Group(Pool):
+    """Over groups of channels: group norm (Wu and He 2018, arXiv 1803.08494).
 
-    Group norm (Wu and He 2018, arXiv 1803.08494). One group is layer norm over C, H and W
-    (Ba et al. 2016, arXiv 1607.06450), as many groups as channels instance norm (Ulyanov et
-    al. 2016, arXiv 1607.08022).
+    One group is layer norm over C, H and W (Ba et al. 2016, arXiv 1607.06450), as many groups
+    as channels are instance norm (Ulyanov et al. 2016, arXiv 1607.08022).
     """
 
     groups: int
-    uses_batch = False
 
     def __call__(self, table: Table, layer: Norm) -> Table:
-        if self.groups == 1:
-            return average(table, dim=1)
-        split = [t.unflatten(1, (self.groups, -1)) for t in (table.mean, table.var)]
-        pooled = average(Table(*split, table.count), dim=2)
-        mean, var = (t.expand_as(split[0]).flatten(1) for t in pooled[:2])
-        return Table(mean, var, pooled.count)
+        return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        """By torch's own kernel, unless there is a ReLU to fuse and memory to save by it."""
+        if layer.relu and x.numel() > _LARGE:
+            return super().forward(x, layer)
+        y = F.group_norm(x, self.groups, layer.weight, layer.bias, layer.eps)
+        return y.relu_() if layer.relu else y
 
 
 @dataclass(frozen=True)
-class Batch:
-    """All samples together, each channel by itself; in evaluation the running statistics.
+class RootMeanSquare(Pool):
+    """As layer norm, without centring (Zhang and Sennrich 2019, arXiv 1910.07467)."""
 
-    Batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167).
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        mean, var, count = average(table, dim=1)
+        return Table(torch.zeros_like(mean), var + mean.square(), count)
+
+
+@dataclass(frozen=True)
+class FilterResponse(Pool):
+    """Uncentred, each channel by itself, with a learned threshold in the place of a ReLU.
+
+    FRN with TLU (Singh and Krishnan 2020, arXiv 1911.09737).
     """
 
+    def prepare(self, layer: Norm) -> None:
+        layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
+
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        mean, var, count = table
+        return Table(torch.zeros_like(mean), var + mean.square(), count)
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        return torch.maximum(super().forward(x, layer), layer.threshold[:, None, None].to(x.dtype))
+
+
+@dataclass(frozen=True)
+class EvoNormS0(Pool):
+    """`x * sigmoid(gate * x)` over the deviation of its group (Liu et al. 2020, arXiv 2004.02967).
+
+    It is a norm and an activation in one.
+    """
+
+    groups: int
+
+    def prepare(self, layer: Norm) -> None:
+        layer.gate = nn.Parameter(torch.ones(layer.num_features))
+
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        mean, var, count = by_groups(table, self.groups)
+        return Table(torch.zeros_like(mean), var, count)
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        gate, bias = (t[:, None, None].to(x.dtype) for t in (layer.gate, layer.bias))
+        return normalize(x, layer, layer.weight, None) * torch.sigmoid(gate * x) + bias
+
+
+# Over the samples of a batch; in evaluation by running statistics
+
+
+@dataclass(frozen=True)
+class Batch(Pool):
+    """All samples together: batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167)."""
+
     uses_batch = True
+    keeps_running = True
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         if not layer.training:
-            return Table(layer.running_mean[None], layer.running_var[None], table.count)
-        pooled = average(table, dim=0)
+            return layer.running
+        pooled = self.pool(table)
+        corrected = self.correct(pooled, layer)
         layer.track(pooled)
+        return corrected
+
+    def pool(self, table: Table) -> Table:
+        """Statistics of the batch."""
+        return average(table, dim=0)
+
+    def correct(self, pooled: Table, layer: Norm) -> Table:
+        """What is made of them before they are used."""
         return pooled
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        if layer.training:
+            return super().forward(x, layer)
+        return normalize_fixed(x, layer, layer.running)
 
 
 @dataclass(frozen=True)
-class Mix:
+class Frozen(Pool):
+    """The running statistics of a pretrained batch norm in training too, and no affine to learn."""
+
+    keeps_running = True
+
+    def prepare(self, layer: Norm) -> None:
+        layer.requires_grad_(False)
+
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        return layer.running
+
+    def forward(self, x: Tensor, layer: Norm) -> Tensor:
+        return normalize_fixed(x, layer, layer.running)
+
+
+@dataclass(frozen=True)
+class Sync(Batch):
+    """The samples of all ranks (Peng et al. 2018, arXiv 1711.07240), on any device.
+
+    Ranks may have different numbers of samples and of pixels.
+    """
+
+    def pool(self, table: Table) -> Table:
+        own = average(table, dim=0)
+        if not (dist.is_available() and dist.is_initialized()):
+            return own
+        total = own.mean.new_tensor(float(own.count))
+        dist.all_reduce(total)
+        share = own.count / total
+        mean = all_reduce(own.mean * share)
+        var = all_reduce((own.var + (own.mean - mean).square()) * share)
+        return Table(mean, var, int(total))
+
+
+@dataclass(frozen=True)
+class Ghost(Batch):
+    """Every `samples` of a batch by themselves (Hoffer et al. 2017, arXiv 1705.08741)."""
+
+    samples: int
+
+    def pool(self, table: Table) -> Table:
+        parts = zip(table.mean.split(self.samples), table.var.split(self.samples), strict=True)
+        ghosts = [average(Table(*part, table.count), 0) for part in parts]
+        sizes = [len(part) for part in table.mean.split(self.samples)]
+        mean, var = (
+            torch.cat([g[i].expand(n, -1) for g, n in zip(ghosts, sizes, strict=True)])
+            for i in range(2)
+        )
+        return Table(mean, var, ghosts[0].count)
+
+
+@dataclass(frozen=True)
+class BatchGroup(Batch):
+    """All samples and a group of channels together (Zhou et al. 2020, arXiv 2012.00982)."""
+
+    groups: int
+
+    def pool(self, table: Table) -> Table:
+        return by_groups(average(table, dim=0), self.groups)
+
+
+@dataclass(frozen=True)
+class Renorm(Batch):
+    """Batch statistics, corrected towards the running ones (Ioffe 2017, arXiv 1702.03275).
+
+    The limits of the correction are the paper's: none for 5,000 steps, then r up to 3 by step
+    40,000 and d up to 5 by step 25,000.
+    """
+
+    def correct(self, pooled: Table, layer: Norm) -> Table:
+        step = layer.num_batches_tracked.to(pooled.mean.dtype)
+        max_r = 1 + 2 * ((step - 5_000) / 35_000).clamp(0, 1)
+        max_d = 5 * ((step - 5_000) / 20_000).clamp(0, 1)
+        mean, var, _ = layer.running
+        std, running_std = (pooled.var + layer.eps).sqrt(), (var + layer.eps).sqrt()
+        r = (std.detach() / running_std).clamp(1 / max_r, max_r)
+        d = ((pooled.mean.detach() - mean) / running_std).clamp(-max_d, max_d)
+        std = std / r
+        return Table(pooled.mean - d * std, std.square() - layer.eps, pooled.count)
+
+
+@dataclass(frozen=True)
+class MovingAverage(Batch):
+    """Averages over the last steps, forward and backward (Yan et al. 2020, arXiv 2001.06838).
+
+    What is averaged is the second moment of each channel, uncentred (so that weight
+    standardisation belongs to it), and the gradient of the loss by it. For the first `warm_up`
+    steps both are the batch's own.
+    """
+
+    STEPS, WARM_UP, MAX_R = 16, 100, 1.05
+
+    def prepare(self, layer: Norm) -> None:
+        shape = self.STEPS, layer.num_features
+        layer.register_buffer('past_moments', torch.ones(shape))
+        layer.register_buffer('past_gradients', torch.zeros(shape))
+
+    def pool(self, table: Table) -> Table:
+        mean, var, count = average(table, dim=0)
+        return Table(torch.zeros_like(mean), var + mean.square(), count)
+
+    def correct(self, pooled: Table, layer: Norm) -> Table:
+        moment = _AveragedOverSteps.apply(pooled.var, layer)
+        r = (moment.detach() / layer.running.var).sqrt().clamp(1 / self.MAX_R, self.MAX_R)
+        var = torch.where(_is_warm(layer), moment / r.square(), moment)
+        return Table(pooled.mean, var, pooled.count)
+
+
+class _AveragedOverSteps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, moment: Tensor, layer: Norm) -> Tensor:
+        ctx.layer = layer
+        return _push(layer.past_moments, moment, layer)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _push(ctx.layer.past_gradients, grad, ctx.layer), None
+
+
+def _push(past: Tensor, newest: Tensor, layer: Norm) -> Tensor:
+    """Remember the newest value [1, C] and return the average, or itself before warm-up ends."""
+    if layer.tracking:
+        past.copy_(torch.cat([past[1:], newest.to(past.dtype)]))
+    return torch.where(_is_warm(layer), past.mean(0, keepdim=True).to(newest.dtype), newest)
+
+
+def _is_warm(layer: Norm) -> Tensor:
+    return layer.num_batches_tracked >= MovingAverage.WARM_UP
+
+
+# Mixtures
+
+
+@dataclass(frozen=True)
+class Mix(Pool):
     """A fraction alpha of the mean and of the variance from `first`, the rest from `second`."""
 
     first: Pool
     second: Pool
+    per_channel: bool = False
 
     @property
     def uses_batch(self) -> bool:
         """Whether either part does."""
         return self.first.uses_batch or self.second.uses_batch
 
+    @property
+    def keeps_running(self) -> bool:
+        """Whether either part does."""
+        return self.first.keeps_running or self.second.keeps_running
+
+    def prepare(self, layer: Norm) -> None:
+        self.first.prepare(layer)
+        self.second.prepare(layer)
+        layer.alpha_logit = nn.Parameter(torch.zeros(layer.num_features * self.per_channel or ()))
+
     def __call__(self, table: Table, layer: Norm) -> Table:
         first, second = self.first(table, layer), self.second(table, layer)
         alpha = layer.alpha
         mean = second.mean.lerp(first.mean, alpha)
         return Table(mean, second.var.lerp(first.var, alpha), table.count)
+
+
+@dataclass(frozen=True)
+class Switch(Pool):
+    """Learned weights of instance, layer and batch norm (Luo et al. 2018, arXiv 1806.10779)."""
+
+    uses_batch = True
+    keeps_running = True
+
+    def prepare(self, layer: Norm) -> None:
+        layer.mean_logits = nn.Parameter(torch.zeros(3))
+        layer.var_logits = nn.Parameter(torch.zeros(3))
+
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        pooled = table, average(table, dim=1), Batch()(table, layer)
+        mean = sum(w * t.mean for w, t in zip(layer.mean_logits.softmax(0), pooled, strict=True))
+        var = sum(w * t.var for w, t in zip(layer.var_logits.softmax(0), pooled, strict=True))
+        return Table(mean, var, table.count)
+
+
+@dataclass(frozen=True)
+class InstanceBatch(Pool):
+    """Instance norm for the first half of the channels, batch norm for the rest.
+
+    The norm of IBN-Net (Pan et al. 2018, arXiv 1807.09441).
+    """
+
+    uses_batch = True
+    keeps_running = True
+
+    def __call__(self, table: Table, layer: Norm) -> Table:
+        batch, half = Batch()(table, layer), layer.num_features // 2
+        mean, var = (
+            torch.cat([own[:, :half], shared.expand_as(own)[:, half:]], dim=1)
+            for own, shared in zip(table[:2], batch[:2], strict=True)
+        )
+        return Table(mean, var, table.count)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sbzoo.errors import UserError
-from sbzoo.norm.pools import Batch, Group, Mix, Pool
+from sbzoo.norm import pools
+from sbzoo.norm.pools import Pool
 
 
 class Entry(NamedTuple):
@@ -20,25 +21,54 @@ class Entry(NamedTuple):
     use: str
 
 
+def _groups(channels: int, wanted: str | None = None) -> int:
+    return nearest_divisor(channels, int(wanted or 32))
+
+
+def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
+    parts = [parse(part, channels) for part in (first or 'bn', second or 'ln')]
+    if all(part.keeps_running for part in parts):
+        raise UserError(
+            f'hybrid({first},{second}): both keep running statistics, and a layer has room for '
+            'one; mix one of them with a norm of each sample: in, ln, gn, rms'
+        )
+    return pools.Mix(*parts, per_channel=channel is not None)
+
+
 NORMS = (
-    Entry('bn', r'bn', lambda channels: Batch(), 'batch', '8 images a step or more'),
-    Entry('in', r'in', lambda channels: Group(channels), 'sample and channel', 'style, GANs'),
-    Entry('ln', r'ln', lambda channels: Group(1), 'sample', 'layers too narrow for groups'),
-    Entry(
-        'gn[G]',
-        r'gn([1-9]\d*)?',
-        lambda channels, groups: Group(nearest_divisor(channels, int(groups or 32))),
-        'sample and group of channels',
-        'any batch; the first to try (G = 32)',
-    ),
-    Entry(
-        'hybrid[(A,B)]',
-        r'hybrid(?:\(([^,()]+),([^,()]+)\))?',
-        lambda channels, a, b: Mix(parse(a or 'bn', channels), parse(b or 'ln', channels)),
-        'learned mix of two, bn and ln unless told',
-        'batch 2-8, or unknown',
-    ),
-)
+    Entry('gn[G]', r'gn([1-9]\d*)?', lambda c, g: pools.Group(_groups(c, g)),
+          'a sample, groups of channels (G = 32)', 'any batch; the first to try'),
+    Entry('ln', r'ln', lambda c: pools.Group(1),
+          'a sample', 'layers too narrow for groups'),
+    Entry('in', r'in', lambda c: pools.Group(c),
+          'a sample and channel', 'style, GANs'),
+    Entry('rms', r'rms', lambda c: pools.RootMeanSquare(),
+          'a sample, uncentred', 'as ln, a little cheaper'),
+    Entry('frn', r'frn', lambda c: pools.FilterResponse(),
+          'a sample and channel, uncentred', 'with its own threshold for a ReLU; not on 1x1 maps'),
+    Entry('evos0', r'evos0', lambda c: pools.EvoNormS0(_groups(c)),
+          'a sample, groups of channels', 'norm and activation in one; EvoNorm backbones'),
+    Entry('hybrid[(A,B[,channel])]', r'hybrid(?:\(([^,()]+),([^,()]+)(,channel)?\))?', _hybrid,
+          'a learned mix of A and B (bn, ln)', 'batch 2-8, or unknown; alpha by layer or channel'),
+    Entry('sn', r'sn', lambda c: pools.Switch(),
+          'a learned mix of in, ln and bn', 'batch 2-8; switchable norm'),
+    Entry('ibn', r'ibn', lambda c: pools.InstanceBatch(),
+          'half the channels in, half bn', 'change of style; batch 8 or more'),
+    Entry('bn', r'bn', lambda c: pools.Batch(),
+          'the batch', '8 images a step or more'),
+    Entry('fbn', r'fbn', lambda c: pools.Frozen(),
+          'none: those of pretraining, frozen', 'fine-tuning BN weights; the least memory'),
+    Entry('syncbn', r'syncbn', lambda c: pools.Sync(),
+          'the batches of all ranks', 'many devices of few images, CPUs too'),
+    Entry('ghostN', r'ghost([1-9]\d*)', lambda c, n: pools.Ghost(int(n)),
+          'N samples of the batch', 'large batches'),
+    Entry('bgn[G]', r'bgn([1-9]\d*)?', lambda c, g: pools.BatchGroup(_groups(c, g)),
+          'the batch, groups of channels', 'batch 2-8'),
+    Entry('brn', r'brn', lambda c: pools.Renorm(),
+          'the batch, drawn to the running table', 'batch 4-8, long schedules'),
+    Entry('mabn', r'mabn', lambda c: pools.MovingAverage(),
+          'the last 16 batches, uncentred', 'batch 1-4, with +ws; free in evaluation'),
+)  # fmt: skip
 
 
 def parse(spec: str, num_channels: int) -> Pool:
@@ -56,7 +86,7 @@ def parse(spec: str, num_channels: int) -> Pool:
 
 def norm_table() -> str:
     """The table of norms as text, a line each."""
-    return '\n'.join(f'  {e.spec:14} {e.statistics:42} {e.use}' for e in NORMS)
+    return '\n'.join(f'  {e.spec:24} {e.statistics:38} {e.use}' for e in NORMS)
 
 
 def nearest_divisor(number: int, wanted: int) -> int:

@@ -1,0 +1,154 @@
+"""The only four functions that touch pixels, forward and backward, at the speed of memory.
+
+Tables are [N, C], a number for each sample and channel of images [N, C, H, W], in float32 or
+wider. A fresh large tensor costs more in page faults than the arithmetic on it, so only results
+are allocated at full size: the rest happens in chunks that stay in the cache, on torch's own
+vectorised kernels. All functions take contiguous and channels_last images, and return the
+format they got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_CHUNK = 2**19  # elements, 2 MB in float32
+_TINY = 1e-12  # keeps the inverse deviation of a constant map finite
+_aten = torch.ops.aten
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over H and W, tables [N, C]."""
+    if x.is_cuda:
+        var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
+        return mean, var
+    if _is_contiguous(x):
+        parts = [_row_moments(_wide(part)) for part, _ in _chunks(x)]
+        mean, var = (torch.cat(tables).view(x.shape[:2]) for tables in zip(*parts, strict=True))
+        return mean, var
+    samples = [_tile_moments(sample) for sample in x.split(1)]
+    mean, var = (torch.stack(tables) for tables in zip(*samples, strict=True))
+    return mean, var
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
+    """`x * scale + shift`, tables [N, C]; its positive part with `relu`. Like x."""
+    result = torch.empty_like(x)
+    scale, shift = scale.flatten(), shift.flatten()
+    for (part, rows), (out, _) in zip(_chunks(x), _chunks(result), strict=True):
+        _affine_into(out, part, scale[rows], shift[rows])
+        if relu:
+            out.relu_()
+    return result
+
+
+def products(
+    grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C].
+
+    With `y`, the output of a ReLU, `grad` counts only where y > 0.
+    """
+    dots, totals, mean = torch.zeros_like(mean), torch.zeros_like(mean), mean.flatten()
+    for (part, rows), g in zip(_chunks(x), _masked(grad, y), strict=True):
+        dot, total = _row_products(_wide(g), _wide(part), mean[rows])
+        dots.view(-1)[rows] += dot
+        totals.view(-1)[rows] += total
+    return dots, totals
+
+
+def blend(
+    grad: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, y: Tensor | None = None
+) -> Tensor:
+    """`a * grad + b * x + c`, tables [N, C], with `grad` masked by `y` as above. Like x."""
+    result = torch.empty_like(x)
+    a, b, c = a.flatten(), b.flatten(), c.flatten()
+    parts = zip(_chunks(x), _chunks(result), _masked(grad, y), strict=True)
+    for (part, rows), (out, _), g in parts:
+        wide = out if out.dtype == a.dtype else torch.empty_like(out, dtype=a.dtype)
+        _affine_into(wide, g.to(wide.dtype), a[rows], c[rows])
+        wide.addcmul_(part, b[rows].view(1, -1, 1, 1))
+        if wide is not out:
+            out.copy_(wide)
+    return result
+
+
+def dense(x: Tensor) -> Tensor:
+    """Images in one of the two memory formats: x itself, or a contiguous copy of it."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+def like(x: Tensor, grad: Tensor) -> Tensor:
+    """A gradient in the memory format of x: itself, or a copy of it."""
+    last = not _is_contiguous(x)
+    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _is_contiguous(x: Tensor) -> bool:
+    return x.is_contiguous()
+
+
+def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Views [1, rows, H, W] of x, and where the rows of each are in a flat table.
+
+    In channels_last a view has all channels of some lines of one sample.
+    """
+    n, c, h, w = x.shape
+    if _is_contiguous(x):
+        step = max(1, _CHUNK // (h * w))
+        for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
+            yield part, slice(start * step, (start + 1) * step)
+    else:
+        step = max(1, _CHUNK // (c * w))
+        for i in range(n):
+            for part in x[i : i + 1].split(step, 2):
+                yield part, slice(i * c, (i + 1) * c)
+
+
+def _masked(grad: Tensor, y: Tensor | None) -> Iterator[Tensor]:
+    if y is None:
+        return (g for g, _ in _chunks(grad))
+    pairs = zip(_chunks(grad), _chunks(y), strict=True)
+    return (_aten.threshold_backward(g, out, 0) for (g, _), (out, _) in pairs)
+
+
+def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of [1, rows, H, W]. Group norm has the fastest kernel; its output is not wanted."""
+    _, rows, h, w = x.shape
+    _, mean, rstd = torch.native_group_norm(x, None, None, 1, rows, h * w, rows, _TINY)
+    return mean[0], (rstd[0].pow(-2) - _TINY).clamp_(min=0)
+
+
+def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one sample in channels_last, from those of its chunks by the law of total variance."""
+    chunks = [part for part, _ in _chunks(sample)]
+    parts = [_aten.batch_norm_update_stats(_wide(p), None, None, 0.0) for p in chunks]
+    if len(parts) == 1:
+        return parts[0]
+    means, variances = (torch.stack(tables) for tables in zip(*parts, strict=True))
+    share = means.new_tensor([p.shape[2] / sample.shape[2] for p in chunks])[:, None]
+    mean = (means * share).sum(0)
+    return mean, ((variances + (means - mean).square()) * share).sum(0)
+
+
+def _affine_into(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> None:
+    """Batch norm in evaluation is the one affine kernel that is vectorised in both formats."""
+    zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    _aten.native_batch_norm.out(
+        x, scale, shift, zero, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+    )
+
+
+def _row_products(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Batch norm's backward sums, which centre x as they go."""
+    one = torch.ones_like(mean)
+    _, dot, total = _aten.native_batch_norm_backward(
+        grad, x, None, None, None, mean, one, True, 0.0, [False, True, True]
+    )
+    return dot, total
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,31 @@
+"""The table of moments that every norm is a function of, and how its entries are averaged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Table(NamedTuple):
+    """Mean and biased variance, [N, C] or broadcastable to it, over `count` pixels each."""
+
+    mean: Tensor
+    var: Tensor
+    count: int
+
+
+def average(table: Table, dim: int) -> Table:
+    """Pool along `dim` (kept) by the law of total variance, in its centred form."""
+    between, mean = torch.var_mean(table.mean, dim, correction=0, keepdim=True)
+    var = table.var.mean(dim, keepdim=True) + between
+    return Table(mean, var, table.count * table.mean.shape[dim])
+
+
+def by_groups(table: Table, groups: int) -> Table:
+    """Pool over the channels of each group; the result is [N, C] again."""
+    split = [t.unflatten(1, (groups, -1)) for t in table[:2]]
+    pooled = average(Table(*split, table.count), dim=2)
+    mean, var = (t.expand_as(split[0]).flatten(1) for t in pooled[:2])
+    return Table(mean, var, pooled.count)
