@@ -21,4 +21,5 @@ import sbzoo.data.datasets  # noqa: E402
 import sbzoo.engine.checkpoints  # noqa: E402
 import sbzoo.engine.hooks  # noqa: E402
 import sbzoo.engine.optim  # noqa: E402
+import sbzoo.losses  # noqa: E402
 import sbzoo.metrics.ap  # noqa: E402, F401
