@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from sbzoo import UserError
@@ -153,9 +154,12 @@ def test_invalid_loss_stops_with_step_and_last_good_checkpoint(tmp_path, value):
 
 
 def test_model_without_norms_is_not_turned():
-    cfg = Config(dict(model=dict(type='RPNHead', num_classes=1, in_channels=8)))
-    with pytest.raises(UserError, match='no part of this model has a norm'):
-        set_norm(cfg, 'gn')
+    generator = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=[4])
+    head = dict(type='RPNHead', num_classes=1, in_channels=8, anchor_generator=generator)
+    cfg = Config(dict(model=head))
+    set_norm(cfg, 'gn')
+    with pytest.raises(UserError, match='RPNHead has no norm to turn'):
+        MODELS.build(cfg.model)
 
 
 WITHOUT_OPENMMLAB = (

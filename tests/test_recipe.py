@@ -12,10 +12,12 @@ from sbzoo.data.coco import read_folder
 from sbzoo.engine.recipe import (
     build_config,
     load_config,
+    set_accumulate,
     set_batch,
     set_data,
     set_epochs,
     set_lr,
+    set_noise_scale,
     set_norm,
     set_scratch,
     use_sbzoo,
@@ -85,13 +87,46 @@ def test_norm_of_mmdetection_configs(name, turned, left):
 def test_lr_auto_counts_devices_batch_and_accumulation(monkeypatch):
     cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')  # 0.02 for 16 images
     monkeypatch.setenv('WORLD_SIZE', '2')
-    cfg.optim_wrapper.accumulative_counts = 4
+    cfg.launcher = 'pytorch'
     set_batch(cfg, 1)
+    set_accumulate(cfg, 4)
+    assert cfg.optim_wrapper.accumulative_counts == 4
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 2 * 1 * 4 / 16)
     set_lr(cfg, 'auto')  # said twice, scaled once
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.01)
     set_lr(cfg, '0.3')
     assert cfg.optim_wrapper.optimizer.lr == 0.3
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variable', 'devices'),
+    [
+        ('pytorch', 'WORLD_SIZE', 8),
+        ('slurm', 'SLURM_NTASKS', 8),
+        ('mpi', 'OMPI_COMM_WORLD_SIZE', 8),
+        ('none', 'WORLD_SIZE', 1),  # left there by somebody else
+    ],
+)
+def test_lr_auto_knows_the_devices_of_every_launcher(monkeypatch, launcher, variable, devices):
+    for name in ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, '8')
+    options = dict(config=MASK_RCNN, data=None, cfg_options=None, work_dir=None)
+    cfg = build_config(Namespace(**options, launcher=launcher, lr='auto'))  # 2 images a device
+    assert cfg.launcher == launcher
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * devices * 2 / 16)
+    monkeypatch.delenv(variable)
+    if launcher != 'none':
+        with pytest.raises(UserError, match=f'{variable} is not set'):
+            build_config(Namespace(**options, launcher=launcher, lr='auto'))
+
+
+def test_noise_scale_is_a_hook_of_the_config():
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    for interval in (200, 50):  # said twice, measured once
+        set_noise_scale(cfg, interval)
+    assert cfg.custom_hooks[-1] == dict(type='GradientNoiseScaleHook', interval=50)
+    assert sum(h.type == 'GradientNoiseScaleHook' for h in cfg.custom_hooks) == 1
 
 
 def test_epochs_stretch_the_schedule():
@@ -129,7 +164,9 @@ def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
     written = Config.fromfile(tmp_path / 'written.py')
     assert written.custom_imports.imports == ['sbzoo']
     hooks = [hook.type for hook in written.custom_hooks]
-    assert hooks == ['EpochSeedHook', 'StopAtInvalidLossHook']
+    assert hooks == ['EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook']
+    backends = [backend.type for backend in written.visualizer.vis_backends]
+    assert backends == ['LocalVisBackend', 'TensorboardVisBackend']
     assert written.default_hooks.checkpoint.backend_args == dict(backend='atomic')
     assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
     assert 'norm_cfg' not in written.model.bbox_head  # deliberately without

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -72,11 +73,21 @@ def test_prints_table_picture_and_next_command(trained):
     assert 'eta:' in printed
 
 
+def test_tensorboard_has_losses_ap_and_alphas(trained):
+    work_dir, printed = trained
+    (file,) = work_dir.glob('*/vis_data/events.*')
+    names = set(EventAccumulator(str(file)).Reload().Tags()['scalars'])
+    assert names >= {'loss', 'coco/bbox_mAP', 'alpha_max', 'alpha/backbone.bn1'}
+    assert f'curves:  {work_dir}/curves.png' in printed
+    assert (work_dir / 'curves.png').exists()
+
+
 def test_result_carries_its_protocol(trained):
     result = json.loads((trained[0] / 'result.json').read_text())
     assert (result['seed'], result['epochs'], result['images_a_step']) == (0, 2, 2)
     assert result['data'] == dict(name='DigitScenes', images=4)
     assert set(result['metrics']) >= {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
+    assert result['noise_scale'] is None  # not asked for
     assert len(result['alphas']) == 20 + 6 + 12  # backbone, neck, head
 
 

@@ -26,9 +26,18 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('--norm', metavar='SPEC', help='turn every norm of the model (table below)')
     add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
-    add('--lr', metavar='LR', help='a number, or auto for linear scaling; auto with --batch')
+    add('--accumulate', type=cli.positive_int, metavar='N', help='batches for one update')
+    add('--lr', metavar='LR', help='a number, or auto for linear scaling; auto with the two')
     add('--epochs', type=cli.positive_int, metavar='N', help='the schedule is stretched to them')
     add('--seed', type=int, metavar='N', help='of weights, order and augmentation')
+    add(
+        '--noise-scale',
+        type=cli.positive_int,
+        nargs='?',
+        const=200,
+        metavar='STEPS',
+        help='measure every 200 steps how large a batch pays (4%% more time)',
+    )
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')

@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from sbzoo.errors import UserError
+from sbzoo.norm.names import with_own_names
 
 
 def _history_method(owner: type, name: str) -> Callable:
@@ -89,10 +90,13 @@ def read_checkpoint(path: str | Path) -> dict:
 def check_fits(path: str | Path, model: nn.Module) -> None:
     """Check that a checkpoint is whole and of this model: the same keys and shapes.
 
+    Keys may have the names that OpenMMLab publishes; see `sbzoo.norm.names`.
+
     Raises:
         UserError: It is not; the message names the first keys that differ.
     """
-    have = {k: tuple(v.shape) for k, v in read_checkpoint(path)['state_dict'].items()}
+    weights = with_own_names(model, read_checkpoint(path)['state_dict'])
+    have = {k: tuple(v.shape) for k, v in weights.items()}
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     if have != want:
         raise UserError(f'{path}: the checkpoint is of another model\n' + _differences(have, want))

@@ -12,6 +12,8 @@ from rich.table import Table
 from torch import nn
 
 from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
+from sbzoo.engine.curves import draw_curves
+from sbzoo.engine.noise_scale import explain
 from sbzoo.engine.picture import draw_detections
 from sbzoo.engine.result import write_result
 from sbzoo.errors import UserError
@@ -58,7 +60,7 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
 
 
 def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
-    """Print the AP table, the path of a picture of detections, and what to type next.
+    """Print the AP table, the noise scale, the paths of the pictures, and what to type next.
 
     The numbers go to `result.json` in the work directory too, with their protocol.
     """
@@ -69,6 +71,10 @@ def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
     console.print(ap_table(metrics))
     picture = draw_detections(runner, Path(runner.work_dir) / 'detections.png')
     console.print(f'picture: {picture} (left ground truth, right detections)', soft_wrap=True)
+    if noise := explain(runner.message_hub):
+        console.print(f'noise:   {noise}', soft_wrap=True)
+    if runner.iter and (curves := draw_curves(runner.work_dir)):  # it has trained
+        console.print(f'curves:  {curves}', soft_wrap=True)
     console.print(f'next:    {next_command}', soft_wrap=True)
 
 

@@ -8,8 +8,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, set_random_seed
 
+from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
 from sbzoo.errors import UserError
+from sbzoo.norm.names import accept_published_names
 
 
 @HOOKS.register_module()
@@ -51,6 +53,23 @@ class StopAtInvalidLossHook(Hook):
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise UserError(f'step {runner.iter}: {name} is not finite; {_advice(runner)}')
+
+
+@HOOKS.register_module()
+class PretrainedHook(Hook):
+    """Pretrained weights load under their published names, into a net that gets their pixels.
+
+    Raises:
+        UserError: The data preprocessor is not the one that the weights were trained with.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Before any weights are loaded."""
+        accept_published_names(runner.model)
+
+    def before_train(self, runner: Runner) -> None:
+        """A detector that is trained already is tested as it is."""
+        check_preprocessing(getattr(runner.model, 'module', runner.model))
 
 
 def _is_finite(value: float) -> bool:

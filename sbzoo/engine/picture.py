@@ -28,11 +28,13 @@ def draw_detections(runner: Runner, path: str | Path, score: float = 0.3) -> Pat
     """
     dataset = runner.test_dataloader.dataset
     model = runner.model.eval()
+    visualizer = DetLocalVisualizer()  # one that writes nothing down
+    visualizer.dataset_meta = runner.visualizer.dataset_meta
     canvas = Image.new('RGB', (COLUMNS * 2 * SIDE, ROWS * SIDE), 'white')
     for index in range(min(COLUMNS * ROWS, len(dataset))):
         (sample,) = model.test_step(pseudo_collate([dataset[index]]))
         row, column = divmod(index, COLUMNS)
-        tile = _tile(runner.visualizer, sample.cpu(), score)
+        tile = _tile(visualizer, sample.cpu(), score)
         canvas.paste(tile, (column * 2 * SIDE, row * SIDE))
     canvas.save(path)
     return Path(path)

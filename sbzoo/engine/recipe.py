@@ -10,7 +10,7 @@ import argparse
 import difflib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -18,12 +18,17 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
 
 from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.errors import UserError
 from sbzoo.norm import norm_cfg
+from sbzoo.norm.convert import WEIGHT_STD
+from sbzoo.norm.kinds import is_for_images
 
-HOOKS = ('EpochSeedHook', 'StopAtInvalidLossHook')
+HOOKS = ('EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
+TENSORBOARD = dict(type='TensorboardVisBackend')
+DEVICES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -34,6 +39,7 @@ def build_config(args: argparse.Namespace) -> Config:
     """
     cfg = load_config(args.config)
     use_sbzoo(cfg)
+    cfg.launcher = getattr(args, 'launcher', 'none')  # the learning rate counts its devices
     if args.cfg_options:
         cfg.merge_from_dict(_key_values(args.cfg_options))
     if args.data:
@@ -45,7 +51,6 @@ def build_config(args: argparse.Namespace) -> Config:
     if 'lr' in args and args.lr is None:
         _say_if_lr_is_for_another_batch(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
-    cfg.launcher = getattr(args, 'launcher', 'none')
     return cfg
 
 
@@ -89,7 +94,7 @@ def _find(name: str) -> Path:
 
 
 def use_sbzoo(cfg: Config) -> None:
-    """Give any config what those of sbzoo have: its import, its hooks, whole checkpoints."""
+    """Give any config what those of sbzoo have: import, hooks, whole checkpoints, TensorBoard."""
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     if 'sbzoo' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'sbzoo']
@@ -99,26 +104,34 @@ def use_sbzoo(cfg: Config) -> None:
     cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
     if 'checkpoint' in cfg.get('default_hooks', {}):
         cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
+    backends = cfg.get('visualizer', {}).get('vis_backends', [])
+    if backends and TENSORBOARD not in backends:
+        cfg.visualizer.vis_backends = [*backends, TENSORBOARD]
 
 
 def set_norm(cfg: Config, spec: str) -> None:
     """Give every part of the model that has a norm the norm of `spec`.
 
-    A part has one if its `norm_cfg` is set, or set by default; what is deliberately without
-    (a RetinaNet head, say) stays so.
+    Where a `norm_cfg` (or `norm`, of sbzoo's own backbones) names a norm of images, or does so by
+    default, it is replaced; a layer norm stays, and what is deliberately without (a RetinaNet
+    head, say) stays so. The norms that no `norm_cfg` reaches are turned as the model is built, by
+    `WithNorm`.
 
     Raises:
-        UserError: Unknown spec, or nothing in the model has a norm.
+        UserError: Unknown spec.
     """
-    wanted = norm_cfg(spec)
-    parts = [part for part in _parts(cfg.model) if _norm_of(part) is not None]
-    if not parts:
-        raise UserError(f'--norm {spec}: no part of this model has a norm to turn')
+    wanted = norm_cfg(spec.removesuffix(WEIGHT_STD))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    parts = [part for part in _parts(cfg.model) if _norm_argument(part)]
     for part in parts:
-        part['norm_cfg'] = dict(wanted)
+        argument = _norm_argument(part)
+        part[argument] = spec if argument == 'norm' else dict(wanted)
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
-    names = ', '.join(part['type'] for part in parts)
+    if cfg.model.type != 'WithNorm':
+        cfg.model.update(type='WithNorm', architecture=cfg.model.type)
+    cfg.model.norm = spec
+    names = ', '.join(part['type'] for part in parts) or 'no norm_cfg is of images'
     print_log(f'norm {spec}: {names}', logger='current')
 
 
@@ -134,20 +147,34 @@ def _parts(node: object) -> Iterator[ConfigDict]:
             yield from _parts(value)
 
 
-def _norm_of(part: dict) -> dict | None:
-    """The `norm_cfg` that a part is built with; None if it has none or takes none."""
-    if 'norm_cfg' in part:
-        return part['norm_cfg']
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
+def _norm_argument(part: dict) -> str | None:
+    """What names the norm of a part: `norm`, `norm_cfg`, or None if it has no norm of images."""
+    built = _registered(part['type'])
+    if isinstance(built, type) and 'norm' in signature(built.__init__).parameters:
+        return 'norm'
+    return 'norm_cfg' if _has_image_norm(part) else None
 
-    register_all_modules(init_default_scope=True)
-    built = MODELS.get(part['type'])
+
+def _has_image_norm(part: dict) -> bool:
+    norm = part['norm_cfg'] if 'norm_cfg' in part else _default_norm(part['type'])
+    kind = _registered(norm['type']) if norm else None
+    return isinstance(kind, type) and is_for_images(kind)
+
+
+def _default_norm(name: str) -> dict | None:
+    """The `norm_cfg` that a part is built with if it is told none; None if it takes none."""
+    built = _registered(name)
     for cls in built.__mro__[:-1] if isinstance(built, type) else ():
         argument = signature(cls.__init__).parameters.get('norm_cfg')
         if argument is not None:
             return argument.default if isinstance(argument.default, dict) else None
     return None
+
+
+def _registered(name: str) -> Callable | None:
+    """The class or function that a type stands for in the default scope."""
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(name)
 
 
 def set_data(cfg: Config, folder: CocoFolder) -> None:
@@ -242,11 +269,21 @@ def set_lr(cfg: Config, lr: str) -> None:
 
 
 def _images_a_step(cfg: Config) -> tuple[int, str]:
-    devices = int(os.environ.get('WORLD_SIZE', 1))
+    devices = _devices(cfg.get('launcher', 'none'))
     batch = cfg.train_dataloader.batch_size
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
     factors = f'{devices} device(s) x {batch} image(s) x {accumulated} accumulated'
     return devices * batch * accumulated, factors
+
+
+def _devices(launcher: str) -> int:
+    """How many processes a launcher has started, which mmengine will know only later."""
+    if launcher == 'none':
+        return 1
+    variable = DEVICES[launcher]
+    if variable not in os.environ:
+        raise UserError(f'--launcher {launcher}: {variable} is not set, so it did not start this')
+    return int(os.environ[variable])
 
 
 def _say_if_lr_is_for_another_batch(cfg: Config) -> None:
@@ -292,6 +329,18 @@ def set_batch(cfg: Config, batch: int) -> None:
     set_lr(cfg, 'auto')
 
 
+def set_accumulate(cfg: Config, batches: int) -> None:
+    """Add the gradients of `batches` batches up for one step of the optimizer."""
+    cfg.optim_wrapper.accumulative_counts = batches
+    set_lr(cfg, 'auto')
+
+
+def set_noise_scale(cfg: Config, interval: int) -> None:
+    """Measure the gradient noise scale every `interval` steps."""
+    hook = dict(type='GradientNoiseScaleHook', interval=interval)
+    cfg.custom_hooks = [h for h in cfg.custom_hooks if h['type'] != hook['type']] + [hook]
+
+
 def set_seed(cfg: Config, seed: int) -> None:
     """Seed the weights, the order of the images and the augmentation."""
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
@@ -312,8 +361,10 @@ CHANGES = dict(
     scratch=set_scratch,
     norm=set_norm,
     batch=set_batch,
+    accumulate=set_accumulate,
     epochs=set_epochs,
     lr=set_lr,
+    noise_scale=set_noise_scale,
     seed=set_seed,
     amp=set_amp,
 )

@@ -12,8 +12,9 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
+from sbzoo.engine.alphas import alphas
 from sbzoo.engine.checkpoints import AtomicBackend
-from sbzoo.norm import Norm
+from sbzoo.engine.noise_scale import summary
 
 FILE = 'result.json'
 
@@ -32,7 +33,8 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
         lr=cfg.optim_wrapper.optimizer.lr,
         epochs=runner.epoch,
         seed=runner.seed,
-        alphas=_alphas(runner.model),
+        noise_scale=summary(runner.message_hub),
+        alphas=_rounded(alphas(runner.model)),
         versions=dict(sbzoo=version('sbzoo'), torch=torch.__version__, mmdet=mmdet.__version__),
         machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
     )
@@ -41,8 +43,5 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
     return path
 
 
-def _alphas(model: torch.nn.Module) -> dict[str, float]:
-    named = model.named_modules()
-    return {
-        n: round(m.alpha.mean().item(), 4) for n, m in named if isinstance(m, Norm) and m.is_hybrid
-    }
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sbzoo.norm import pixels
+from sbzoo.norm.proof import proven
 from sbzoo.norm.table import Table
 
 if TYPE_CHECKING:
     from sbzoo.norm.layers import Norm
 
 
-def normalize(x: Tensor, layer: Norm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def normalize(
+    x: Tensor, layer: Norm, weight: Tensor | None, bias: Tensor | None, relu: bool = False
+) -> Tensor:
     """Normalise x [N, C, H, W] by the statistics that a layer's pool makes of its moments.
 
     Args:
         x: Images.
-        layer: Has the pool, `eps`, `relu` and what the pool learns.
+        layer: Has the pool, `eps` and what the pool learns.
         weight: Scale of each channel [C], or None.
         bias: Shift of each channel [C], or None.
+        relu: Whether a ReLU follows, in the same pass.
 
     Returns:
         A tensor like x, with the exact gradient, through the statistics too.
     """
     if torch.compiler.is_compiling():
-        return _formula(x, layer, weight, bias)
-    return _Normalize.apply(x, layer, weight, bias, *layer.learned())
+        return _formula(x, layer, weight, bias, relu)
+    return _Normalize.apply(x, layer, weight, bias, relu, *layer.learned())
 
 
 def normalize_fixed(x: Tensor, layer: Norm, statistics: Table) -> Tensor:
@@ -41,14 +46,16 @@ def normalize_fixed(x: Tensor, layer: Norm, statistics: Table) -> Tensor:
     return y.relu_() if layer.relu else y
 
 
-def _formula(x: Tensor, layer: Norm, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def _formula(
+    x: Tensor, layer: Norm, weight: Tensor | None, bias: Tensor | None, relu: bool
+) -> Tensor:
     """The same in plain torch: for the compiler, which fuses it, and for second derivatives."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     var, mean = torch.var_mean(wide, (2, 3), correction=0)
     pooled = layer.pool(Table(mean, var, x[0, 0].numel()), layer)
     _, scale, shift = _coefficients(pooled, layer.eps, weight, bias)
     y = (wide * _maps(scale) + _maps(shift)).to(x.dtype)
-    return y.relu() if layer.relu else y
+    return y.relu() if relu else y
 
 
 def _coefficients(
@@ -66,6 +73,15 @@ def _maps(table: Tensor) -> Tensor:
     return table[:, :, None, None]
 
 
+def _passes(x: Tensor) -> ModuleType:
+    """Who goes over the pixels: Triton's kernels where they are proven right, else torch's."""
+    if x.is_cuda and proven(x.device, x.dtype, pixels.memory_format(x)):
+        from sbzoo.norm import pixels_triton
+
+        return pixels_triton
+    return pixels
+
+
 class _Normalize(torch.autograd.Function):
     """y = (x - M) S weight + bias, with pooled statistics M and S = (V + eps)^-1/2.
 
@@ -81,35 +97,37 @@ class _Normalize(torch.autograd.Function):
         layer: Norm,
         weight: Tensor | None,
         bias: Tensor | None,
+        relu: bool,
         *learned: Tensor,
     ) -> Tensor:
         x = pixels.dense(x)
-        mean, var = (t.requires_grad_() for t in pixels.moments(x))
+        passes = _passes(x)
+        mean, var = (t.requires_grad_() for t in passes.moments(x))
         ctx.table = Table(mean, var, x[0, 0].numel())
         with torch.enable_grad():
             ctx.pooled = layer.pool(ctx.table, layer)
         ctx.inverse, scale, shift = _coefficients(ctx.pooled, layer.eps, weight, bias)
         ctx.scale = scale.expand_as(mean).contiguous()
-        y = pixels.affine(x, ctx.scale, shift.expand_as(mean).contiguous(), layer.relu)
-        ctx.save_for_backward(x, y if layer.relu else None, weight, bias, *learned)
-        ctx.layer = layer
+        y = passes.affine(x, ctx.scale, shift.expand_as(mean).contiguous(), relu)
+        ctx.save_for_backward(x, y if relu else None, weight, bias, *learned)
+        ctx.layer, ctx.passes = layer, passes
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, y, weight, bias, *learned = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody takes a second derivative
-            return _backward_with_graph(ctx.layer, grad, x, weight, bias, learned)
+            return _backward_with_graph(ctx, grad, y is not None)
         mean, _, count = ctx.table
-        grad = pixels.like(x, grad)
-        dot, total = pixels.products(grad, x, mean, y)
+        grad, y, own = ctx.passes.masked(pixels.like(x, grad), y)
+        dot, total = ctx.passes.products(grad, x, mean, y)
         dot += (mean - ctx.pooled.mean) * total  # now the sum of grad * (x - M)
         d_mean, d_var, *d_learned = _through_pool(ctx, dot, total, learned)
         b = d_var * (2 / count)
-        d_x = pixels.blend(grad, x, ctx.scale, b, d_mean / count - b * mean, y)
+        d_x = ctx.passes.blend(grad, x, ctx.scale, b, d_mean / count - b * mean, y, own)
         d_weight = None if weight is None else (dot * ctx.inverse).sum(0)
         d_bias = None if bias is None else total.sum(0)
-        return d_x, None, d_weight, d_bias, *d_learned
+        return d_x, None, d_weight, d_bias, None, *d_learned
 
 
 def _through_pool(ctx: Any, dot: Tensor, total: Tensor, learned: list[Tensor]) -> list[Tensor]:
@@ -123,13 +141,13 @@ def _through_pool(ctx: Any, dot: Tensor, total: Tensor, learned: list[Tensor]) -
     return _gradients(*zip(*pairs, strict=True), [*ctx.table[:2], *learned], retain_graph=True)
 
 
-def _backward_with_graph(
-    layer: Norm, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, learned: list[Tensor]
-) -> tuple:
-    with layer.untracked():
-        y = _formula(x, layer, weight, bias)
-    d_x, *rest = _gradients([y], [grad], [x, weight, bias, *learned], create_graph=True)
-    return d_x, None, *rest
+def _backward_with_graph(ctx: Any, grad: Tensor, relu: bool) -> tuple:
+    x, _, weight, bias, *learned = ctx.saved_tensors
+    with ctx.layer.untracked():
+        y = _formula(x, ctx.layer, weight, bias, relu)
+    inputs = [x, weight, bias, *learned]
+    d_x, d_weight, d_bias, *rest = _gradients([y], [grad], inputs, create_graph=True)
+    return d_x, None, d_weight, d_bias, None, *rest
 
 
 def _gradients(

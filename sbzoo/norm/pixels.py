@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_CHUNK = 2**19  # elements, 2 MB in float32
+_CHUNK = 2**21  # elements
 _TINY = 1e-12  # keeps the inverse deviation of a constant map finite
 _aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.is_cuda:
         var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
         return mean, var
-    if _is_contiguous(x):
+    if x.is_contiguous():
         parts = [_row_moments(_wide(part)) for part, _ in _chunks(x)]
         mean, var = (torch.cat(tables).view(x.shape[:2]) for tables in zip(*parts, strict=True))
         return mean, var
@@ -44,15 +44,25 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tenso
     return result
 
 
+def masked(grad: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradient before a ReLU that put out `y`.
+
+    Returns:
+        That gradient; what `products` and `blend` still have to mask it by (nothing, here); and
+        a tensor that `blend` may write to, if there is one.
+    """
+    if y is None:
+        return grad, None, None
+    grad = _aten.threshold_backward(grad, y, 0)
+    return grad, None, grad
+
+
 def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C].
-
-    With `y`, the output of a ReLU, `grad` counts only where y > 0.
-    """
+    """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
     dots, totals, mean = torch.zeros_like(mean), torch.zeros_like(mean), mean.flatten()
-    for (part, rows), g in zip(_chunks(x), _masked(grad, y), strict=True):
+    for (part, rows), (g, _) in zip(_chunks(x), _chunks(grad), strict=True):
         dot, total = _row_products(_wide(g), _wide(part), mean[rows])
         dots.view(-1)[rows] += dot
         totals.view(-1)[rows] += total
@@ -60,18 +70,23 @@ def products(
 
 
 def blend(
-    grad: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, y: Tensor | None = None
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    y: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """`a * grad + b * x + c`, tables [N, C], with `grad` masked by `y` as above. Like x."""
-    result = torch.empty_like(x)
+    """`a * grad + b * x + c`, tables [N, C]; like x, in `out` if given; `y` as in `masked`."""
+    result = torch.empty_like(x) if out is None else out
     a, b, c = a.flatten(), b.flatten(), c.flatten()
-    parts = zip(_chunks(x), _chunks(result), _masked(grad, y), strict=True)
-    for (part, rows), (out, _), g in parts:
-        wide = out if out.dtype == a.dtype else torch.empty_like(out, dtype=a.dtype)
+    for (part, rows), (to, _), (g, _) in zip(*map(_chunks, (x, result, grad)), strict=True):
+        wide = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
         _affine_into(wide, g.to(wide.dtype), a[rows], c[rows])
         wide.addcmul_(part, b[rows].view(1, -1, 1, 1))
-        if wide is not out:
-            out.copy_(wide)
+        if wide is not to:
+            to.copy_(wide)
     return result
 
 
@@ -82,12 +97,12 @@ def dense(x: Tensor) -> Tensor:
 
 def like(x: Tensor, grad: Tensor) -> Tensor:
     """A gradient in the memory format of x: itself, or a copy of it."""
-    last = not _is_contiguous(x)
-    return grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return grad.contiguous(memory_format=memory_format(x))
 
 
-def _is_contiguous(x: Tensor) -> bool:
-    return x.is_contiguous()
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The format of `dense` images; contiguous where they are both."""
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
@@ -96,7 +111,9 @@ def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
     In channels_last a view has all channels of some lines of one sample.
     """
     n, c, h, w = x.shape
-    if _is_contiguous(x):
+    if x.is_contiguous() and x.numel() <= _CHUNK:
+        yield x.view(1, n * c, h, w), slice(None)
+    elif x.is_contiguous():
         step = max(1, _CHUNK // (h * w))
         for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
             yield part, slice(start * step, (start + 1) * step)
@@ -105,13 +122,6 @@ def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
         for i in range(n):
             for part in x[i : i + 1].split(step, 2):
                 yield part, slice(i * c, (i + 1) * c)
-
-
-def _masked(grad: Tensor, y: Tensor | None) -> Iterator[Tensor]:
-    if y is None:
-        return (g for g, _ in _chunks(grad))
-    pairs = zip(_chunks(grad), _chunks(y), strict=True)
-    return (_aten.threshold_backward(g, out, 0) for (g, _), (out, _) in pairs)
 
 
 def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Pool:
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
         """Normalise x [N, C, H, W]."""
-        return normalize(x, layer, layer.weight, layer.bias)
+        return normalize(x, layer, layer.weight, layer.bias, layer.relu)
 
 
 # Each sample by itself
@@ -91,7 +91,10 @@ class FilterResponse(Pool):
         return Table(torch.zeros_like(mean), var + mean.square(), count)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        return torch.maximum(super().forward(x, layer), layer.threshold[:, None, None].to(x.dtype))
+        """max(y, threshold) = relu(y - threshold) + threshold, and the shift has room for one."""
+        bias = layer.bias - layer.threshold
+        y = normalize(x, layer, layer.weight, bias, relu=True)
+        return y + layer.threshold[:, None, None].to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -18,8 +17,8 @@ class Table(NamedTuple):
 
 def average(table: Table, dim: int) -> Table:
     """Pool along `dim` (kept) by the law of total variance, in its centred form."""
-    between, mean = torch.var_mean(table.mean, dim, correction=0, keepdim=True)
-    var = table.var.mean(dim, keepdim=True) + between
+    mean = table.mean.mean(dim, keepdim=True)
+    var = (table.var + (table.mean - mean).square()).mean(dim, keepdim=True)
     return Table(mean, var, table.count * table.mean.shape[dim])
 
 

@@ -1,0 +1,220 @@
+"""Turns the norms of a model that is built already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from torch import Tensor, nn
+
+from sbzoo.errors import UserError
+from sbzoo.norm import kinds
+from sbzoo.norm.layers import Norm, build_norm, norm_cfg
+from sbzoo.norm.spec import parse
+from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
+
+WEIGHT_STD = '+ws'
+OWN_FORWARD = 'a convolution with a forward of its own'
+CARRIED = {  # the names of the same tensor here and elsewhere
+    **{key: (key,) for key in ('weight', 'bias')},
+    **{key: (key,) for key in ('running_mean', 'running_var', 'num_batches_tracked')},
+    'threshold': ('threshold', 'tau'),
+    'gate': ('gate', 'v'),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One layer that was turned."""
+
+    name: str  # as in `model.named_modules()`
+    old: str
+    new: str
+    dropped: tuple[str, ...]  # entries of its state dict that have no place in the new layer
+    added: tuple[str, ...]  # entries that the old layer did not have
+
+
+@dataclass(frozen=True)
+class Left:
+    """One layer that was not turned."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass
+class Conversion:
+    """What `convert_norm` did; print it."""
+
+    model: nn.Module  # the one given, unless that is a norm itself
+    spec: str
+    changed: list[Change] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        changed = _grouped((f'{c.old} -> {c.new}', c.name) for c in self.changed)
+        left = _grouped((f'{x.kind} left, {x.reason}', x.name) for x in self.left)
+        head = f'norm {self.spec}: {len(self.changed)} layers turned, {len(self.left)} left'
+        return '\n'.join([head, *changed, *left])
+
+
+def _grouped(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
+    """A line for each kind, with the names of its first and last layer."""
+    groups: dict[str, list[str]] = {}
+    for kind, name in rows:
+        groups.setdefault(kind, []).append(name or 'the model itself')
+    for kind, names in groups.items():
+        span = names[0] if len(names) == 1 else f'{names[0]} ... {names[-1]}'
+        yield f'  {len(names):4} {kind}: {span}'
+
+
+def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conversion:
+    """Give a model of any library the norm that `spec` names, in place.
+
+    Batch, sync, frozen, instance and group norms of images are turned, and filter response norms
+    and EvoNorms. Weight and bias stay the same tensors under the same keys; eps, dtype, device,
+    mode and `requires_grad` stay too (what was frozen is frozen), and running statistics where
+    both norms have them. The activation and the dropout that are part of timm's norms go on being
+    applied. A layer in two places stays shared. Per-pixel norms (ConvNeXt) and norms of other
+    shapes are left; the record says why.
+
+    A second call turns nothing. The state dict of the result loads strictly into the same model
+    converted the same way.
+
+    Args:
+        model: Trained or not, on any device (meta too).
+        spec: See `sbzoo.norm.NORMS`. With `+ws`, the convolutions that have a norm of as many
+            channels as they put out beside them, in the same parent module, become `ConvWS2d`.
+            Depthwise convolutions do not.
+        keep_frozen: Leave norms whose weights want no gradient, as in frozen stages.
+
+    Returns:
+        The record. Its `model` is the one given, unless that is a norm itself, which cannot be
+        replaced in place.
+
+    Raises:
+        UserError: Unknown spec, or a model without norms.
+    """
+    plain = spec.removesuffix(WEIGHT_STD)
+    norm_cfg(plain)  # an unknown spec is an error whatever the model has
+    norms = _norms(model)
+    if not norms:
+        raise UserError(f'norm {spec}: {type(model).__name__} has no norm to turn')
+    record, new_layers = Conversion(model, spec), {}
+    for norm, name in norms.items():
+        reason = 'frozen' if keep_frozen and kinds.is_frozen(norm) else kinds.reason_to_leave(norm)
+        if reason:
+            record.left.append(Left(name, type(norm).__name__, reason))
+        elif not _is_already(norm, plain):
+            new_layers[norm] = _like(norm, plain, model)
+            record.changed.append(_change(name, norm, new_layers[norm]))
+    if spec != plain:
+        left = {left.name for left in record.left}
+        turned = {norm for norm, name in norms.items() if name not in left}
+        for name, conv in _convolutions_beside(turned, model):
+            if type(conv) is nn.Conv2d:
+                new_layers[conv] = ConvWS2d.like(conv)
+                record.changed.append(_change(name, conv, new_layers[conv]))
+            elif not isinstance(conv, ConvWS2d):
+                record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
+    _replace(new_layers, model)
+    record.model = new_layers.get(model, model)
+    return record
+
+
+def _norms(model: nn.Module) -> dict[nn.Module, str]:
+    """All norms and their names, except those that are part of another norm."""
+    norms = {module: name for name, module in model.named_modules() if kinds.is_norm(module)}
+    parts = {part for norm in norms for part in norm.modules() if part is not norm}
+    return {norm: name for norm, name in norms.items() if norm not in parts}
+
+
+def _joined(parent: str, key: str) -> str:
+    return f'{parent}.{key}' if parent else key
+
+
+def _is_already(norm: nn.Module, spec: str) -> bool:
+    if _is_torchs(spec):
+        return isinstance(norm, nn.BatchNorm2d)
+    return isinstance(norm, Norm) and norm_cfg(norm.spec) == norm_cfg(spec)
+
+
+def _is_torchs(spec: str) -> bool:
+    return norm_cfg(spec)['type'] == 'BN'
+
+
+def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
+    """The layer that `spec` names, with what `norm` has learned and what it does beside."""
+    channels = kinds.channels(norm)
+    settings = dict(eps=norm.eps, affine=getattr(norm, 'weight', None) is not None)
+    if getattr(norm, 'momentum', None) is not None:
+        settings['momentum'] = norm.momentum
+    drop, act = kinds.drop_and_activation(norm)
+    if kinds.activates(parse(spec, channels)):
+        act = nn.Identity()  # the new one takes its place
+    if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and not _is_torchs(spec):
+        settings['relu'], act = True, nn.Identity()  # in the same pass
+    new = build_norm(spec, channels, **settings)
+    if not (isinstance(drop, nn.Identity) and isinstance(act, nn.Identity)):
+        new.drop, new.act = drop, act
+        new.register_forward_hook(_drop_and_activate)
+    _carry(norm, new, model)
+    return new.train(norm.training)
+
+
+def _drop_and_activate(norm: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    return norm.act(norm.drop(y))
+
+
+def _carry(norm: nn.Module, new: nn.Module, model: nn.Module) -> None:
+    """Give `new` the tensors of `norm`, with their dtype and device or those of the model."""
+    tensors = (module.state_dict().values() for module in (norm, model))
+    floats = (t for t in chain.from_iterable(tensors) if t.is_floating_point())
+    if (example := next(floats, None)) is not None:
+        new.to(example.device, example.dtype)
+    for key, names in CARRIED.items():
+        old, fresh = kinds.first_of(norm, *names), getattr(new, key, None)
+        if old is not None and fresh is not None:
+            setattr(new, key, _as(fresh, old))
+
+
+def _as(fresh: Tensor, old: Tensor) -> Tensor:
+    """The tensor `old`, as the parameter or the buffer that `fresh` is."""
+    if not isinstance(fresh, nn.Parameter):
+        return old.detach()
+    if not isinstance(old, nn.Parameter):
+        return nn.Parameter(old, requires_grad=False)
+    return old.requires_grad_(old.requires_grad and fresh.requires_grad)
+
+
+def _change(name: str, old: nn.Module, new: nn.Module) -> Change:
+    before, after = list(old.state_dict()), list(new.state_dict())
+    dropped = tuple(key for key in before if key not in after)
+    added = tuple(key for key in after if key not in before)
+    return Change(name, _described(old), _described(new), dropped, added)
+
+
+def _described(layer: nn.Module) -> str:
+    return layer.spec if isinstance(layer, Norm) else type(layer).__name__
+
+
+def _convolutions_beside(
+    norms: set[nn.Module], model: nn.Module
+) -> Iterator[tuple[str, nn.Conv2d]]:
+    """The convolutions whose parent has one of `norms` too, with their number of channels."""
+    seen = set()
+    for name, parent in model.named_modules():
+        widths = {kinds.channels(child) for child in parent.children() if child in norms}
+        for key, child in parent.named_children():
+            if takes_standardisation(child) and child.out_channels in widths and child not in seen:
+                seen.add(child)
+                yield _joined(name, key), child
+
+
+def _replace(new_layers: dict[nn.Module, nn.Module], model: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):
+            if child in new_layers:
+                setattr(parent, key, new_layers[child])

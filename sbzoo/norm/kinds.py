@@ -1,0 +1,111 @@
+"""Which layers of which libraries are norms, and which of them `convert_norm` can turn.
+
+Layers are known by the name of their class or of a base, so that torch alone is needed: a
+layer of timm, torchvision, mmcv or detectron2 is what it is called there.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from sbzoo.norm.layers import Norm
+from sbzoo.norm.pools import EvoNormS0, FilterResponse, Pool
+
+IMAGE_NORMS = (
+    r'(Frozen)?BatchNorm(Act)?2d|SyncBatchNorm|_BatchNormXd|InstanceNorm2d|GroupNorm'
+    r'|FilterResponseNorm(Act|Tlu)2d|EvoNorm2d[BS]\d'
+)
+LEFT = {
+    r'(Layer|RMS|Rms|Simple|L2)Norm.*': 'per pixel or token, so not of a table of moments',
+    r'(Batch|Instance)Norm1d': 'for vectors or sequences, not images',
+    r'(Batch|Instance)Norm3d': 'for volumes, not images',
+    r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
+}
+NO_STATISTICS = 'scales and shifts alone, as EvoNorm does without its activation'
+UNKNOWN = 'a kind of norm that is not known here'
+
+
+def is_for_images(kind: type) -> bool:
+    """Whether a class is a norm of images [N, C, H, W] with a weight and a bias per channel."""
+    return issubclass(kind, Norm) or _is_called(kind, IMAGE_NORMS)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a layer is a norm, be it one that can be turned or not."""
+    kind = type(module)
+    if is_for_images(kind) or any(_is_called(kind, name) for name in LEFT):
+        return True
+    if any(True for _ in module.children()):
+        return False
+    has_tensors = any(True for _ in chain(module.parameters(), module.buffers()))
+    is_named_so = re.search(r'Norm(?!al|ed)', kind.__name__)
+    return bool(has_tensors and is_named_so) or hasattr(module, 'running_var')
+
+
+def reason_to_leave(norm: nn.Module) -> str | None:
+    """Why a norm cannot be turned; None if it can."""
+    kind = type(norm)
+    for name, reason in LEFT.items():
+        if _is_called(kind, name):
+            return reason
+    if not is_for_images(kind):
+        return UNKNOWN
+    return NO_STATISTICS if _is_called(kind, 'EvoNorm.*') and not norm.apply_act else None
+
+
+def is_frozen(norm: nn.Module) -> bool:
+    """Whether a norm has weights, of which none wants a gradient."""
+    weights = [t for t in (first_of(norm, 'weight'), first_of(norm, 'bias')) if t is not None]
+    return bool(weights) and not any(t.requires_grad for t in weights)
+
+
+def channels(norm: nn.Module) -> int:
+    """The number of channels of a norm of images."""
+    counts = (getattr(norm, name, None) for name in ('num_features', 'num_channels'))
+    return next(filter(None, counts), None) or norm.weight.numel()
+
+
+def drop_and_activation(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The dropout and the activation that are part of a norm, identities if there are none.
+
+    The formula of EvoNorm (Liu et al. 2020, arXiv 2004.02967) contains its activation: SiLU, as
+    far as it can be told apart.
+    """
+    drop, act = getattr(norm, 'drop', nn.Identity()), getattr(norm, 'act', nn.Identity())
+    if (threshold := first_of(norm, 'threshold', 'tau')) is not None:
+        act = Threshold(threshold)
+    elif hasattr(norm, 'gate') or _is_called(type(norm), 'EvoNorm2d(B.|S0)'):
+        act = nn.SiLU()
+    elif isinstance(norm, Norm) and norm.relu:
+        act = nn.ReLU()
+    return drop, act
+
+
+def activates(pool: Pool) -> bool:
+    """Whether a norm of this pool is an activation too."""
+    return isinstance(pool, FilterResponse | EvoNormS0)
+
+
+def first_of(module: nn.Module, *names: str) -> Tensor | None:
+    """The first attribute of these names that is not None."""
+    return next((t for n in names if (t := getattr(module, n, None)) is not None), None)
+
+
+class Threshold(nn.Module):
+    """max(x, tau): the thresholded linear unit of filter response norm (arXiv 1911.09737)."""
+
+    def __init__(self, tau: nn.Parameter) -> None:
+        super().__init__()
+        self.tau = tau  # [C]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Threshold x [N, C, H, W]."""
+        return torch.maximum(x, self.tau.to(x.dtype)[:, None, None])
+
+
+def _is_called(kind: type, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, cls.__name__) for cls in kind.__mro__)
