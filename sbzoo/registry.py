@@ -27,5 +27,6 @@ import sbzoo.engine.noise_scale  # noqa: E402
 import sbzoo.engine.optim  # noqa: E402
 import sbzoo.engine.precise_bn  # noqa: E402
 import sbzoo.engine.with_norm  # noqa: E402
+import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402
 import sbzoo.metrics.ap  # noqa: E402, F401

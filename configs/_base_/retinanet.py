@@ -32,7 +32,7 @@ model = dict(
         norm_cfg=norm_cfg,
     ),
     bbox_head=dict(
-        type='RetinaSepBNHead',
+        type='LeanRetinaSepBNHead',
         num_classes=10,
         num_ins=3,
         in_channels=64,
@@ -47,7 +47,7 @@ model = dict(
             strides=[8, 16, 32],
         ),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
-        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),
+        loss_cls=dict(type='LeanFocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25),
         loss_bbox=dict(type='L1Loss'),
     ),
     train_cfg=dict(

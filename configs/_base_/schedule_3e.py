@@ -6,7 +6,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.01 * 2, momentum=0.9, weight_decay=0.0001),
+    optimizer=dict(type='SGD', lr=0.01 * 2, momentum=0.9, weight_decay=0.0001, fused=True),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=2)
 param_scheduler = [

@@ -1,15 +1,16 @@
-"""COCO average precision by faster-coco-eval, several times as fast as pycocotools."""
+"""COCO average precision by faster-coco-eval, many times as fast as pycocotools."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
+import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation.metrics import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
+
+from sbzoo.errors import UserError
 
 STATS = dict(mAP=0, mAP_50=1, mAP_75=2, mAP_s=3, mAP_m=4, mAP_l=5, AR_100=8)
 
@@ -18,35 +19,72 @@ STATS = dict(mAP=0, mAP_50=1, mAP_75=2, mAP_s=3, mAP_m=4, mAP_l=5, AR_100=8)
 class CocoAP(CocoMetric):
     """AP of boxes, and of masks with `metric=['bbox', 'segm']`, named as in `CocoMetric`.
 
-    Numbers are pycocotools' to 1e-6; only the arithmetic is faster-coco-eval's.
+    Numbers are pycocotools' to 1e-6; only the arithmetic is faster-coco-eval's, and detections go
+    to it from memory, where `CocoMetric` writes a JSON file and reads it again.
+
+    Args:
+        ann_file: Annotations in the COCO format.
+        metric: `bbox`, `segm`, or a list of both.
+        **options: `collect_device`, `collect_dir` and `prefix`, as in every metric of mmengine.
+
+    Raises:
+        UserError: Another metric.
     """
 
-    def __init__(self, ann_file: str, metric: str | Sequence[str] = 'bbox', **kwargs) -> None:
-        super().__init__(ann_file=None, metric=metric, **kwargs)  # else it is read twice
+    def __init__(self, ann_file: str, metric: str | Sequence[str] = 'bbox', **options) -> None:
+        super(CocoMetric, self).__init__(**options)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        if not set(self.metrics) <= DETECTIONS.keys():
+            raise UserError(f'CocoAP: metric {metric} is none of {", ".join(DETECTIONS)}')
         self._coco_api = COCO(ann_file, print_function=lambda *_: None)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP over all images, from the (ground truth, prediction) pairs that `process` kept."""
         predictions = [prediction for _, prediction in results]
-        self.cat_ids = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
-        self.img_ids = self._coco_api.getImgIds()
-        with tempfile.TemporaryDirectory() as folder:
-            files = self.results2json(predictions, str(Path(folder) / 'results'))
-            metrics: dict[str, float] = {}
-            for metric in self.metrics:
-                metrics |= self._evaluate(files[metric], metric)
+        metrics: dict[str, float] = {}
+        for metric in self.metrics:
+            metrics |= self._evaluate(predictions, metric)
         return metrics
 
-    def _evaluate(self, file: str, metric: str) -> dict[str, float]:
-        if Path(file).read_text() == '[]':
+    def _evaluate(self, predictions: list[dict], metric: str) -> dict[str, float]:
+        cat_ids = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
+        detections = [d for p in predictions for d in DETECTIONS[metric](p, cat_ids)]
+        if not detections:
             MMLogger.get_current_instance().warning(f'{metric}: no detections, so AP is 0')
             return {f'{metric}_{name}': 0.0 for name in STATS}
-        evaluation = COCOeval_faster(
-            self._coco_api, self._coco_api.loadRes(file), metric, print_function=lambda *_: None
-        )
-        evaluation.params.catIds = self.cat_ids
-        evaluation.params.imgIds = self.img_ids
+        found = self._coco_api.loadRes(detections)
+        evaluation = COCOeval_faster(self._coco_api, found, metric, print_function=lambda *_: None)
+        evaluation.params.catIds = cat_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
         return {f'{metric}_{name}': float(evaluation.stats[i]) for name, i in STATS.items()}
+
+
+def _boxes(prediction: dict, cat_ids: list[int]) -> list[dict]:
+    """The boxes of an image as COCO results."""
+    corners = prediction['bboxes'].astype(np.float64)  # as CocoMetric subtracts them
+    boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    columns = boxes.tolist(), prediction['scores'].tolist(), prediction['labels'].tolist()
+    return [
+        dict(image_id=prediction['img_id'], category_id=cat_ids[label], bbox=box, score=score)
+        for box, score, label in zip(*columns, strict=True)
+    ]
+
+
+def _masks(prediction: dict, cat_ids: list[int]) -> list[dict]:
+    """The masks of an image as COCO results; without boxes, whose area would count for theirs."""
+    scores = prediction.get('mask_scores', prediction['scores'])
+    columns = prediction['masks'], scores.tolist(), prediction['labels'].tolist()
+    return [
+        dict(
+            image_id=prediction['img_id'],
+            category_id=cat_ids[label],
+            segmentation=mask,
+            score=score,
+        )
+        for mask, score, label in zip(*columns, strict=True)
+    ]
+
+
+DETECTIONS = dict(bbox=_boxes, segm=_masks)
