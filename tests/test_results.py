@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sbzoo.bench import digits, transfer
+from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +20,12 @@ def test_readme_shows_the_tables_of_the_runs():
     readme = (ROOT / 'README.md').read_text()
     assert digits.table(results('retinanet_digits'), digits.NORMS, digits.BATCHES) in readme
     assert transfer.table(results('transfer_digits')) in readme
+
+
+def test_readme_shows_the_table_of_the_norms():
+    readme = (ROOT / 'README.md').read_text()
+    rows = [f'| `{e.spec}` | {e.statistics} | {e.use} |' for e in NORMS]
+    assert '\n'.join(rows) in readme
 
 
 def test_runs_of_the_norms_are_of_one_protocol():
