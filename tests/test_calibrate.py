@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmdet.models.backbones import ResNet
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, FilterResponseNormTlu2d
 from torch import nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from sbzoo import UserError, calibrate, convert_norm, reestimate
@@ -160,18 +161,27 @@ def test_says_what_never_ran_and_what_is_constant():
     assert 'pooled (8 channels almost constant' in str(record)
 
 
-def test_norms_with_an_activation_inside_are_matched_before_it():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8)).double()
+@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU])  # fused with the new norm, and not
+def test_norms_with_an_activation_inside_are_matched_before_it(act):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=act)).double()
     x = images(8, 3, 16, 16)
     reestimate(net, [x])
     model = converted(net.eval(), 'gn2')
-    calibrate(model, net, [x])
-    norm = net[1]
-    expected = nn.functional.batch_norm(net[0](x), norm.running_mean, norm.running_var, norm.weight)
-    found = {}
-    model[1].drop.register_forward_pre_hook(lambda m, args: found.update(y=args[0].clone()))
-    model(x)
-    torch.testing.assert_close(found['y'].var((0, 2, 3)), expected.var((0, 2, 3)))
+    record = calibrate(model, net, [x])
+    assert record.matches[0].after < record.matches[0].before
+    assert model[1].relu == (act is nn.ReLU)
+    norm, new = net[1], model[1]
+    expected = F.batch_norm(net[0](x), norm.running_mean, norm.running_var, norm.weight)
+    found = F.group_norm(model[0](x), 2, new.weight, new.bias)
+    torch.testing.assert_close(found.var((0, 2, 3)), expected.var((0, 2, 3)))
+    outputs = found.relu() if act is nn.ReLU else F.silu(found)
+    torch.testing.assert_close(model(x), outputs)
+
+
+def test_norms_of_another_kind_of_function_are_left():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), FilterResponseNormTlu2d(8)).double()
+    record = calibrate(converted(net, 'gn2'), net, [images(2, 3, 16, 16)])
+    assert record.left == {'1': 'the original has its activation inside'}
 
 
 def test_learned_weights_are_back_when_a_forward_fails(trained):

@@ -69,11 +69,9 @@ def write_lines(path: Path, results: list[dict]) -> None:
 
 
 def cell(values: Sequence[float]) -> str:
-    """Mean and spread (standard deviation) of one cell of a table."""
-    if not values:
-        return ''
-    spread = f'{statistics.stdev(values):.3f}' if len(values) > 1 else 'one seed'
-    return f'{statistics.mean(values):.3f} ± {spread}'
+    """Mean and spread (standard deviation) of one cell of a table, or what there is of them."""
+    spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.3f}{spread}' if values else ''
 
 
 def ap(result: dict) -> float:

@@ -18,12 +18,12 @@ BN_OPTIONS = dict(
 LR = 0.001  # an image of the batch, for all but what starts from random weights
 LABELS = dict(
     trained='as trained',
-    updated='batch statistics, as in training',
-    norm_eval='statistics frozen in the backbone (`norm_eval`)',
-    frozen='statistics and affine frozen everywhere (`fbn`)',
-    copied='weight and bias copied',
-    calibrated='weight and bias calibrated',
-    scratch='(random weights)',
+    updated='statistics of each batch, as in training',
+    norm_eval='statistics frozen in the backbone (`norm_eval=True`)',
+    frozen='statistics, weight and bias frozen everywhere (`fbn`)',
+    copied='converted, weight and bias copied',
+    calibrated='converted and calibrated',
+    scratch='random weights',
 )
 ROWS = [('bn', start) for start in ('trained', *BN_OPTIONS, 'scratch')]
 ROWS += list(product(SPECS, (*CONVERSIONS, 'scratch')))

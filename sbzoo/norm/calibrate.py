@@ -12,11 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from sbzoo.errors import UserError
-from sbzoo.norm.pools import EvoNormS0, FilterResponse
+from sbzoo.norm import kinds
+from sbzoo.norm.layers import Norm
 from sbzoo.norm.population import Forward, Moments, has_population, set_population
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
-ACTIVE = (FilterResponse, EvoNormS0)  # but for these, which are activations too
 QUIET = 1e-3  # channels this far below the original's standard deviation are not turned up
 
 
@@ -94,7 +94,7 @@ def calibrate(
             forward(model, batch)
             yield
 
-    with _evaluation(model), _evaluation(reference):
+    with _relu_apart(model), _relu_apart(reference), _evaluation(model), _evaluation(reference):
         before = _errors(layers, run_both())
         with _matching([layer for layer in layers if layer.target.count]):
             for batch in batches:
@@ -157,16 +157,28 @@ def _kind(norm: nn.Module) -> tuple:
 
 
 def _reason_to_leave(norm: nn.Module, original: nn.Module) -> str | None:
-    if not isinstance(norm, AFFINE_LAST) or isinstance(getattr(norm, 'pool', None), ACTIVE):
+    if not isinstance(norm, AFFINE_LAST) or kinds.activates(getattr(norm, 'pool', None)):
         return 'its output is not affine in weight and bias'
     if norm.weight is None:
         return 'it has no weight and bias'
     if norm.weight is original.weight:
         raise UserError('the networks share their weights: convert a copy.deepcopy of the original')
-    fused = getattr(norm, 'relu', False) or getattr(original, 'relu', False)
-    if fused or (hasattr(norm, 'act') and not hasattr(original, 'drop')):
-        return 'an activation is fused into it or into the original'
+    is_affine = isinstance(original, AFFINE_LAST) or hasattr(original, 'running_var')
+    if not is_affine or (hasattr(norm, 'act') and not hasattr(original, 'drop')):
+        return 'the original has its activation inside'
     return None
+
+
+@contextmanager
+def _relu_apart(model: nn.Module) -> Iterator[None]:
+    """A ReLU that is fused with its norm runs after the hooks on the norm."""
+    fused = [m for m in model.modules() if isinstance(m, Norm) and m.relu]
+    with ExitStack() as hooks:
+        for norm in fused:
+            norm.relu = False
+            hooks.enter_context(norm.register_forward_hook(lambda _, args, y: y.relu_()))
+            hooks.callback(setattr, norm, 'relu', True)
+        yield
 
 
 @contextmanager
@@ -211,7 +223,7 @@ def _watch(norm: nn.Module, watcher: Callable, layer: _Layer) -> RemovableHandle
     """Show the output of a norm to `watcher`, before the activation that timm's norms contain."""
     if isinstance(getattr(norm, 'drop', None), nn.Module):
         return norm.drop.register_forward_pre_hook(lambda _, args: watcher(layer, args[0]))
-    return norm.register_forward_hook(lambda _, args, y: watcher(layer, y))
+    return norm.register_forward_hook(lambda _, args, y: watcher(layer, y), prepend=True)
 
 
 @contextmanager
