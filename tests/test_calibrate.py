@@ -160,18 +160,22 @@ def test_says_what_never_ran_and_what_is_constant():
     assert 'pooled (8 channels almost constant' in str(record)
 
 
-def test_norms_with_an_activation_inside_are_matched_before_it():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8)).double()
+@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU])
+def test_norms_with_an_activation_inside_are_matched_before_it(act):
+    """A ReLU goes into the pass of the new norm, others run behind it."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=act)).double()
     x = images(8, 3, 16, 16)
     reestimate(net, [x])
     model = converted(net.eval(), 'gn2')
-    calibrate(model, net, [x])
-    norm = net[1]
-    expected = nn.functional.batch_norm(net[0](x), norm.running_mean, norm.running_var, norm.weight)
-    found = {}
-    model[1].drop.register_forward_pre_hook(lambda m, args: found.update(y=args[0].clone()))
-    model(x)
-    torch.testing.assert_close(found['y'].var((0, 2, 3)), expected.var((0, 2, 3)))
+    record = calibrate(model, net, [x])
+    assert (len(record.matches), record.left) == (1, {})
+    norm, new = net[1], model[1]
+    bn = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    expected = nn.functional.batch_norm(net[0](x), *bn)
+    found = nn.functional.group_norm(model[0](x), 2, new.weight, new.bias)
+    for moment in (torch.mean, torch.var):
+        torch.testing.assert_close(moment(found, (0, 2, 3)), moment(expected, (0, 2, 3)))
+    torch.testing.assert_close(model(x), act()(found))
 
 
 def test_learned_weights_are_back_when_a_forward_fails(trained):

@@ -94,7 +94,7 @@ def calibrate(
             forward(model, batch)
             yield
 
-    with _evaluation(model), _evaluation(reference):
+    with _evaluation(model), _evaluation(reference), _unfused(layers):
         before = _errors(layers, run_both())
         with _matching([layer for layer in layers if layer.target.count]):
             for batch in batches:
@@ -163,9 +163,8 @@ def _reason_to_leave(norm: nn.Module, original: nn.Module) -> str | None:
         return 'it has no weight and bias'
     if norm.weight is original.weight:
         raise UserError('the networks share their weights: convert a copy.deepcopy of the original')
-    fused = getattr(norm, 'relu', False) or getattr(original, 'relu', False)
-    if fused or (hasattr(norm, 'act') and not hasattr(original, 'drop')):
-        return 'an activation is fused into it or into the original'
+    if hasattr(norm, 'act') and not hasattr(original, 'drop'):
+        return 'an activation is fused into the original'
     return None
 
 
@@ -178,6 +177,18 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _unfused(layers: list[_Layer]) -> Iterator[None]:
+    """A ReLU in the pass of a norm runs behind it, and behind the hooks that look at its output."""
+    norms = [n for x in layers for n in (x.norm, x.original) if getattr(n, 'relu', False)]
+    with ExitStack() as hooks:
+        for norm in norms:
+            norm.relu = False
+            hooks.callback(setattr, norm, 'relu', True)
+            hooks.enter_context(norm.register_forward_hook(lambda _, args, y: y.relu()))
+        yield
 
 
 def _errors(layers: list[_Layer], runs: Iterable) -> dict[_Layer, float]:
@@ -211,7 +222,7 @@ def _watch(norm: nn.Module, watcher: Callable, layer: _Layer) -> RemovableHandle
     """Show the output of a norm to `watcher`, before the activation that timm's norms contain."""
     if isinstance(getattr(norm, 'drop', None), nn.Module):
         return norm.drop.register_forward_pre_hook(lambda _, args: watcher(layer, args[0]))
-    return norm.register_forward_hook(lambda _, args, y: watcher(layer, y))
+    return norm.register_forward_hook(lambda _, args, y: watcher(layer, y), prepend=True)
 
 
 @contextmanager
