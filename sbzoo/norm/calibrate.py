@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 
 from sbzoo.errors import UserError
 from sbzoo.norm import kinds
-from sbzoo.norm.layers import Norm
 from sbzoo.norm.population import Forward, Moments, has_population, set_population
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
@@ -94,7 +93,7 @@ def calibrate(
             forward(model, batch)
             yield
 
-    with _relu_apart(model), _relu_apart(reference), _evaluation(model), _evaluation(reference):
+    with _evaluation(model), _evaluation(reference), _unfused(layers):
         before = _errors(layers, run_both())
         with _matching([layer for layer in layers if layer.target.count]):
             for batch in batches:
@@ -170,18 +169,6 @@ def _reason_to_leave(norm: nn.Module, original: nn.Module) -> str | None:
 
 
 @contextmanager
-def _relu_apart(model: nn.Module) -> Iterator[None]:
-    """A ReLU that is fused with its norm runs after the hooks on the norm."""
-    fused = [m for m in model.modules() if isinstance(m, Norm) and m.relu]
-    with ExitStack() as hooks:
-        for norm in fused:
-            norm.relu = False
-            hooks.enter_context(norm.register_forward_hook(lambda _, args, y: y.relu_()))
-            hooks.callback(setattr, norm, 'relu', True)
-        yield
-
-
-@contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -190,6 +177,18 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _unfused(layers: list[_Layer]) -> Iterator[None]:
+    """A ReLU in the pass of a norm runs behind it, and behind the hooks that look at its output."""
+    norms = [n for x in layers for n in (x.norm, x.original) if getattr(n, 'relu', False)]
+    with ExitStack() as hooks:
+        for norm in norms:
+            norm.relu = False
+            hooks.callback(setattr, norm, 'relu', True)
+            hooks.enter_context(norm.register_forward_hook(lambda _, args, y: y.relu()))
+        yield
 
 
 def _errors(layers: list[_Layer], runs: Iterable) -> dict[_Layer, float]:
