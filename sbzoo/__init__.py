@@ -7,10 +7,19 @@ Importing it registers everything with mmengine and MMDetection where they are i
 from importlib.util import find_spec
 
 from sbzoo.errors import UserError
-from sbzoo.norm import NORMS, Norm, build_norm, convert_norm, norm_cfg
+from sbzoo.norm import NORMS, Norm, build_norm, calibrate, convert_norm, norm_cfg, reestimate
 
-__version__ = '0.1.0'
-__all__ = ['NORMS', 'Norm', 'UserError', 'build_norm', 'convert_norm', 'norm_cfg']
+__version__ = '0.2.0'
+__all__ = [
+    'NORMS',
+    'Norm',
+    'UserError',
+    'build_norm',
+    'calibrate',
+    'convert_norm',
+    'norm_cfg',
+    'reestimate',
+]
 
 if find_spec('mmengine') and find_spec('mmcv') and find_spec('mmdet'):
     import sbzoo.registry  # noqa: F401

@@ -25,6 +25,7 @@ import sbzoo.engine.checkpoints  # noqa: E402
 import sbzoo.engine.hooks  # noqa: E402
 import sbzoo.engine.noise_scale  # noqa: E402
 import sbzoo.engine.optim  # noqa: E402
+import sbzoo.engine.precise_bn  # noqa: E402
 import sbzoo.engine.with_norm  # noqa: E402
 import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402

@@ -1,5 +1,7 @@
 """MMDetection's own configs under `--norm`."""
 
+import json
+
 import pytest
 from torch import nn
 
@@ -26,6 +28,18 @@ def test_batch_statistics_are_found():
     model = nn.Sequential(nn.BatchNorm1d(4), nn.GroupNorm(2, 4), Norm(4, 'hybrid'), Norm(4, 'gn'))
     assert list(configs.batch_statistics(model, 'gn')) == ['0 BatchNorm1d', '2 Norm']
     assert list(configs.batch_statistics(model, 'hybrid')) == ['0 BatchNorm1d']
+
+
+def test_summary_of_all_configs_is_whole():
+    """The table in the README is of these counts."""
+    names = set(configs.config_names())
+    for found in json.loads(configs.SUMMARY.read_text())['norms'].values():
+        others = [name for listed in found['exceptions'].values() for name in listed]
+        assert names.issuperset(others)
+        assert len(others) == len(set(others)) == found['configs'] - found['counts']['turned']
+        assert sum(found['counts'].values()) == found['configs']
+        assert found['configs'] + found['without_model'] == len(names)
+        assert not {'left', 'broken'} & found['counts'].keys()
 
 
 def test_table_and_reasons():

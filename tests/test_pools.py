@@ -326,6 +326,12 @@ def test_two_running_tables_in_one_hybrid_are_refused():
         build_norm('hybrid(bn,brn)', C)
 
 
+@pytest.mark.parametrize('spec', ['frn', 'evos0'])
+def test_a_norm_with_its_own_activation_needs_its_affine_part(spec):
+    with pytest.raises(UserError, match=f'{spec}.*affine=True'):
+        build_norm(spec, C, affine=False)
+
+
 def test_every_spec_of_the_table_is_tested():
     for entry in NORMS:
         assert any(re.fullmatch(entry.pattern, spec) for spec in SPECS), entry.spec

@@ -3,21 +3,45 @@
 import json
 from pathlib import Path
 
-from sbzoo.bench.digits import BATCHES, NORMS, table
+import pytest
+
+from sbzoo.bench import digits, transfer
+from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_readme_shows_the_table_of_the_runs():
-    lines = (ROOT / 'model_cards/results/retinanet_digits.jsonl').read_text().splitlines()
-    results = [json.loads(line) for line in lines]
-    assert table(results, NORMS, BATCHES) in (ROOT / 'README.md').read_text()
+def results(name: str) -> list[dict]:
+    lines = (ROOT / f'model_cards/results/{name}.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
-def test_runs_are_of_one_protocol():
-    lines = (ROOT / 'model_cards/results/retinanet_digits.jsonl').read_text().splitlines()
-    results = [json.loads(line) for line in lines]
-    assert {(r['epochs'], r['data']['images']) for r in results} == {(3, 200)}
-    assert all(abs(r['lr'] / r['images_a_step'] - 0.01) < 1e-9 for r in results)
-    runs = [(r['config'], r['seed']) for r in results]
-    assert len(runs) == len(set(runs))
+def test_readme_shows_the_tables_of_the_runs():
+    readme = (ROOT / 'README.md').read_text()
+    assert digits.table(results('retinanet_digits'), digits.NORMS, digits.BATCHES) in readme
+    assert transfer.table(results('transfer_digits')) in readme
+
+
+def test_readme_shows_the_table_of_the_norms():
+    readme = (ROOT / 'README.md').read_text()
+    rows = [f'| `{e.spec}` | {e.statistics} | {e.use} |' for e in NORMS]
+    assert '\n'.join(rows) in readme
+
+
+def test_runs_of_the_norms_are_of_one_protocol():
+    runs = results('retinanet_digits')
+    assert {(r['epochs'], r['data']['images']) for r in runs} == {(3, 200)}
+    assert all(r['lr'] / r['images_a_step'] == pytest.approx(0.01) for r in runs)
+    names = [(r['config'], r['seed']) for r in runs]
+    assert len(names) == len(set(names))
+
+
+def test_runs_of_the_transfer_are_of_one_protocol():
+    runs = results('transfer_digits')
+    assert {r['data']['images'] for r in runs} == {200}
+    for run in (r for r in runs if r['batch']):
+        assert (run['epochs'], run['images_a_step']) == (1, run['batch'])
+        lr = 0.01 if run['start'] == 'scratch' else transfer.LR
+        assert run['lr'] / run['batch'] == pytest.approx(lr)
+    names = [(r['norm'], r['start'], r['batch'], r['seed']) for r in runs]
+    assert len(names) == len(set(names))

@@ -39,8 +39,10 @@ def parse_args() -> argparse.Namespace:
         help='measure every 200 steps how large a batch pays (4%% more time)',
     )
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
+    add('--load-from', metavar='CKPT', help='start from the weights of a checkpoint of this model')
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
+    add('--lean', action='store_true', help='less memory: compute again what is cheap to compute')
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     cli.add_common_options(parser)
     return parser.parse_args()
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
 
     cfg = build_config(args)
-    runner, metrics = train(cfg, args.resume)
+    runner, metrics = train(cfg, args.resume, args.load_from)
     config = Path(cfg.filename).name  # as it was left there, with every option in it
     show(runner, metrics, f'python tools/test.py {runner.work_dir}/{config} {runner.work_dir}')
 

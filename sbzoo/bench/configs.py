@@ -157,7 +157,8 @@ def summary(results: list[dict]) -> dict:
     exceptions: dict[str, list[str]] = defaultdict(list)
     for result in with_model:
         if result['outcome'] != 'turned':
-            exceptions[f'{result["outcome"]}: {result["reason"]}'].append(result['config'])
+            reason = ': '.join(filter(None, (result['outcome'], result['reason'])))
+            exceptions[reason].append(result['config'])
     return dict(
         configs=len(with_model),
         without_model=len(results) - len(with_model),

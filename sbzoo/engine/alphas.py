@@ -8,6 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.norm import Norm
 
 
@@ -44,7 +45,7 @@ class AlphaHook(Hook):
         """Log, if it is time; before LoggerHook, which comes later by its priority."""
         if not self.every_n_inner_iters(batch_idx, self.interval):
             return
-        values = alphas(getattr(runner.model, 'module', runner.model))
+        values = alphas(unwrapped(runner))
         hub, low, high = runner.message_hub, min(values.values()), max(values.values())
         hub.update_scalars({'train/alpha_min': low, 'train/alpha_max': high})
         hub.update_scalar('train/alpha', sum(values.values()) / len(values))

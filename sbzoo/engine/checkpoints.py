@@ -128,3 +128,15 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
         if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
     }
     return found[max(found)] if found else None
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint, or the newest one of a folder.
+
+    Raises:
+        UserError: The folder has none.
+    """
+    found = latest_checkpoint(path) if Path(path).is_dir() else Path(path)
+    if found is None:
+        raise UserError(f'{path}: no checkpoint in this folder')
+    return found

@@ -9,22 +9,24 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from sbzoo.engine.checkpoints import check_fits, latest_checkpoint
+from sbzoo.engine.checkpoints import check_fits, find_checkpoint, latest_checkpoint
 from sbzoo.engine.curves import draw_curves
 from sbzoo.engine.noise_scale import explain
 from sbzoo.engine.picture import draw_detections
 from sbzoo.engine.result import write_result
-from sbzoo.errors import UserError
+from sbzoo.engine.unwrap import unwrapped
 
 
-def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, float]]:
+def train(
+    cfg: Config, resume: str | None = None, weights: str | None = None
+) -> tuple[Runner, dict[str, float]]:
     """Train to the end of the schedule and return the runner with the AP of the last epoch.
 
     Args:
         cfg: A complete config.
         resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
+        weights: The checkpoint that the config starts from, if it must fit the model strictly.
 
     Raises:
         UserError: A checkpoint is broken or of another model, or the loss is not finite.
@@ -34,9 +36,9 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = Runner.from_cfg(cfg)
-    if checkpoint:
-        check_fits(checkpoint, _unwrapped(runner))
-    elif resume:
+    if checkpoint or weights:
+        check_fits(checkpoint or weights, unwrapped(runner))
+    if resume and not checkpoint:
         runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     runner.train()
     scalars = runner.message_hub.log_scalars
@@ -50,12 +52,10 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
     Raises:
         UserError: There is none, or it is broken or of another model.
     """
-    path = latest_checkpoint(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint)
-    if path is None:
-        raise UserError(f'{checkpoint}: no checkpoint in this folder')
+    path = find_checkpoint(checkpoint)
     cfg.load_from = str(path)
     runner = Runner.from_cfg(cfg)
-    check_fits(path, _unwrapped(runner))
+    check_fits(path, unwrapped(runner))
     return runner, runner.test()
 
 
@@ -93,7 +93,3 @@ def ap_table(metrics: dict[str, float]) -> Table:
 
 def _cell(value: float) -> str:
     return '-' if value < 0 else f'{value:.3f}'  # COCO's -1: no object of this size
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return getattr(runner.model, 'module', runner.model)

@@ -10,7 +10,9 @@ from mmengine.runner import Runner, set_random_seed
 
 from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
+from sbzoo.norm.lean import make_lean
 from sbzoo.norm.names import accept_published_names
 
 
@@ -69,7 +71,16 @@ class PretrainedHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""
-        check_preprocessing(getattr(runner.model, 'module', runner.model))
+        check_preprocessing(unwrapped(runner))
+
+
+@HOOKS.register_module()
+class LeanHook(Hook):
+    """Trains in less memory, with the same gradients; see `sbzoo.norm.lean`."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the forward of the model lean."""
+        make_lean(unwrapped(runner))
 
 
 def _is_finite(value: float) -> bool:

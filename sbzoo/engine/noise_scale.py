@@ -8,23 +8,20 @@ progress an image, a much larger one pays for images that hardly change the step
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from sbzoo.engine.randomness import random_state_kept
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 
 INFO = 'noise_scale'  # the name in mmengine's message hub, which checkpoints keep
@@ -144,11 +141,11 @@ class GradientNoiseScaleHook(Hook):
     ) -> None:
         """Start a measurement, or take the next batch of it."""
         if runner.iter and runner.iter % self.interval == 0:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            model = unwrapped(runner)
             self.recorder = GradientRecorder(deepcopy(model), runner.optim_wrapper)
         if self.recorder is None:
             return
-        with randomness_kept():
+        with random_state_kept():
             self.recorder.take(deepcopy(data_batch))
         if self.recorder.count == self.batches:
             self._log(runner, *self.recorder.squared_norms())
@@ -216,14 +213,3 @@ class GradientRecorder:
         all_reduce(mean, 'mean')
         all_reduce(squares, 'mean')
         return squares.item(), mean.square().sum().item()
-
-
-@contextmanager
-def randomness_kept() -> Iterator[None]:
-    """What is drawn inside is drawn again outside, by Python, NumPy and torch."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)

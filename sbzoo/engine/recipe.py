@@ -323,6 +323,13 @@ def set_scratch(cfg: Config, _: bool = True) -> None:
     cfg.load_from = None
 
 
+def set_load_from(cfg: Config, path: str) -> None:
+    """Start from the weights of a checkpoint of this very model; nothing else is downloaded."""
+    for part in _parts(cfg.model):
+        part.pop('init_cfg', None)
+    cfg.load_from = path
+
+
 def set_batch(cfg: Config, batch: int) -> None:
     """Take `batch` images a step and device, with the learning rate scaled to them."""
     cfg.train_dataloader.batch_size = batch
@@ -357,8 +364,18 @@ def set_amp(cfg: Config, _: bool) -> None:
     cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
 
 
+def set_lean(cfg: Config, _: bool = True) -> None:
+    """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
+    for part in _parts(cfg.model):
+        if part['type'] == 'FocalLoss':
+            part['type'] = 'LeanFocalLoss'
+    if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LeanHook')]
+
+
 CHANGES = dict(
     scratch=set_scratch,
+    load_from=set_load_from,
     norm=set_norm,
     batch=set_batch,
     accumulate=set_accumulate,
@@ -367,4 +384,5 @@ CHANGES = dict(
     noise_scale=set_noise_scale,
     seed=set_seed,
     amp=set_amp,
+    lean=set_lean,
 )

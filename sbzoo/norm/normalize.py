@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,14 @@ def normalize(
     if torch.compiler.is_compiling():
         return _formula(x, layer, weight, bias, relu)
     return _Normalize.apply(x, layer, weight, bias, relu, *layer.learned())
+
+
+def normalized_again(y: Tensor) -> Callable[[Tensor], Tensor]:
+    """What `normalize` has done to make `y`, by the statistics that it took then."""
+    passes, scale, shift, relu = (
+        getattr(y.grad_fn, n) for n in ('passes', 'scale', 'shift', 'relu')
+    )
+    return lambda x: passes.affine(pixels.dense(x), scale, shift, relu)
 
 
 def normalize_fixed(x: Tensor, layer: Norm, statistics: Table) -> Tensor:
@@ -107,17 +116,17 @@ class _Normalize(torch.autograd.Function):
         with torch.enable_grad():
             ctx.pooled = layer.pool(ctx.table, layer)
         ctx.inverse, scale, shift = _coefficients(ctx.pooled, layer.eps, weight, bias)
-        ctx.scale = scale.expand_as(mean).contiguous()
-        y = passes.affine(x, ctx.scale, shift.expand_as(mean).contiguous(), relu)
+        ctx.scale, ctx.shift = (t.expand_as(mean).contiguous() for t in (scale, shift))
+        y = passes.affine(x, ctx.scale, ctx.shift, relu)
         ctx.save_for_backward(x, y if relu else None, weight, bias, *learned)
-        ctx.layer, ctx.passes = layer, passes
+        ctx.layer, ctx.passes, ctx.relu = layer, passes, relu
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, y, weight, bias, *learned = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody takes a second derivative
-            return _backward_with_graph(ctx, grad, y is not None)
+            return _backward_with_graph(ctx, grad)
         mean, _, count = ctx.table
         grad, y, own = ctx.passes.masked(pixels.like(x, grad), y)
         dot, total = ctx.passes.products(grad, x, mean, y)
@@ -141,10 +150,10 @@ def _through_pool(ctx: Any, dot: Tensor, total: Tensor, learned: list[Tensor]) -
     return _gradients(*zip(*pairs, strict=True), [*ctx.table[:2], *learned], retain_graph=True)
 
 
-def _backward_with_graph(ctx: Any, grad: Tensor, relu: bool) -> tuple:
+def _backward_with_graph(ctx: Any, grad: Tensor) -> tuple:
     x, _, weight, bias, *learned = ctx.saved_tensors
     with ctx.layer.untracked():
-        y = _formula(x, ctx.layer, weight, bias, relu)
+        y = _formula(x, ctx.layer, weight, bias, ctx.relu)
     inputs = [x, weight, bias, *learned]
     d_x, d_weight, d_bias, *rest = _gradients([y], [grad], inputs, create_graph=True)
     return d_x, None, d_weight, d_bias, None, *rest

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
+from sbzoo.errors import UserError
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.table import Table, average, by_groups
 
@@ -84,6 +85,7 @@ class FilterResponse(Pool):
     """
 
     def prepare(self, layer: Norm) -> None:
+        _needs_affine(layer)
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
@@ -107,6 +109,7 @@ class EvoNormS0(Pool):
     groups: int
 
     def prepare(self, layer: Norm) -> None:
+        _needs_affine(layer)
         layer.gate = nn.Parameter(torch.ones(layer.num_features))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
@@ -116,6 +119,11 @@ class EvoNormS0(Pool):
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
         gate, bias = (t[:, None, None].to(x.dtype) for t in (layer.gate, layer.bias))
         return normalize(x, layer, layer.weight, None) * torch.sigmoid(gate * x) + bias
+
+
+def _needs_affine(layer: Norm) -> None:
+    if not layer.affine:
+        raise UserError(f'{layer.spec}: a norm and activation in one needs affine=True')
 
 
 # Over the samples of a batch; in evaluation by running statistics

@@ -86,7 +86,9 @@ def parse(spec: str, num_channels: int) -> Pool:
 
 def norm_table() -> str:
     """The table of norms as text, a line each."""
-    return '\n'.join(f'  {e.spec:24} {e.statistics:38} {e.use}' for e in NORMS)
+    rows = [(e.spec, e.statistics, e.use) for e in NORMS]
+    rows.append(('...+ws', 'as without', 'weight-standardised convolutions; --norm, convert_norm'))
+    return '\n'.join(f'  {spec:24} {statistics:38} {use}' for spec, statistics, use in rows)
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
