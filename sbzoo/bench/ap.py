@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -22,7 +23,7 @@ from sbzoo.metrics.ap import CocoAP
 
 HEIGHT, WIDTH = 480, 640  # pixels
 CLASSES = tuple(f'class {i}' for i in range(80))
-AP_STATS = 6  # of pycocotools' stats: mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l
+APS = 6  # the first of the numbers of both
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,34 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate the same detections by both metrics and print times, ratio and difference."""
-    ours, theirs, count = compare(args.images, args.seed)
+    truth, samples = synthetic(args.images, np.random.RandomState(args.seed))
+    ours, theirs = compare(truth, samples)
+    count = sum(len(sample['pred_instances']['scores']) for sample in samples)
     print(f'{args.images} images, {count} detections, seed {args.seed}')
-    print(f'pycocotools   {theirs[0]:6.2f} s   mAP {theirs[1][0]:.6f}')
-    print(f'sbzoo         {ours[0]:6.2f} s   mAP {ours[1][0]:.6f}')
-    difference = np.abs(ours[1] - theirs[1]).max()
-    print(f'{theirs[0] / ours[0]:.1f} times as fast; AP differs by at most {difference:.1e}')
+    for name, outcome in (('pycocotools', theirs), ('sbzoo', ours)):
+        print(f'{name:12} {outcome.seconds:6.2f} s   mAP {outcome.ap[0]:.6f}')
+    difference = np.abs(ours.ap - theirs.ap).max()
+    ratio = theirs.seconds / ours.seconds
+    print(f'{ratio:.1f} times as fast; AP differs by at most {difference:.1e}')
 
 
-Timed = tuple[float, np.ndarray]  # seconds, the six APs
+class Outcome(NamedTuple):
+    """What a metric took and gave."""
+
+    seconds: float
+    ap: np.ndarray  # mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l
 
 
-def compare(images: int, seed: int) -> tuple[Timed, Timed, int]:
-    """Both metrics on one synthetic set.
-
-    Returns:
-        Time and APs of `CocoAP`, the same of `CocoMetric`, and the number of detections.
-    """
-    truth, samples = synthetic(images, np.random.RandomState(seed))
+def compare(truth: dict, samples: list[dict]) -> tuple[Outcome, Outcome]:
+    """`CocoAP` and MMDetection's `CocoMetric` on the same annotations and detections."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / 'val.json'
         file.write_text(json.dumps(truth))
-        ours, metrics = _timed(CocoAP(str(file)), samples)
-        ours_ap = np.array(list(metrics.values())[:AP_STATS])
-        # CocoMetric rounds to three digits, so the numbers are taken where it has them whole
-        with mock.patch.object(coco_metric, 'COCOeval', mock.Mock(wraps=_Recorded)):
-            theirs, _ = _timed(CocoMetric(str(file)), samples)
-    count = sum(len(sample['pred_instances']['scores']) for sample in samples)
-    return (ours, ours_ap), (theirs, _Recorded.last_stats[:AP_STATS]), count
+        seconds, metrics = _timed(CocoAP(str(file)), samples)
+        ours = Outcome(seconds, np.array(list(metrics.values())[:APS]))
+        # CocoMetric rounds to three digits, so its numbers are taken where it has them whole
+        with mock.patch.object(coco_metric, 'COCOeval', _Recorded):
+            seconds, _ = _timed(CocoMetric(str(file)), samples)
+    return ours, Outcome(seconds, _Recorded.last_stats[:APS])
 
 
 class _Recorded(COCOeval):

@@ -77,6 +77,7 @@ def write_peer(folder: Path) -> Path:
     for name in ('train', 'val', 'test'):
         cfg[f'{name}_dataloader'].dataset.metainfo = dict(classes=CLASSES)
     cfg.custom_hooks = []
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.default_hooks.checkpoint.pop('backend_args')
     cfg.optim_wrapper.optimizer.pop('fused')
     cfg.custom_imports = dict(imports=['mmcv_operators'])
