@@ -238,17 +238,26 @@ def test_compiles_without_a_graph_break_to_the_same_numbers(spec, training):
 
 @pytest.mark.parametrize('chunk', [1, 7, 2**19])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('spec', ['gn4', 'hybrid', 'bn', 'fbn'])
+@pytest.mark.parametrize('spec', ['gn2', 'gn4', 'hybrid', 'bn', 'fbn'])
 def test_fused_relu_equals_two_layers(spec, memory_format, chunk, monkeypatch):
     monkeypatch.setattr(pools, '_LARGE', chunk)  # so that group norm takes both of its ways
     monkeypatch.setattr(pixels, '_CHUNK', chunk)
     fused = make(spec, relu=True)
     plain = Norm(C, spec).double()
     plain.load_state_dict(fused.state_dict())
+    plain.weight, plain.bias = fused.weight, fused.bias
     x = images().contiguous(memory_format=memory_format).requires_grad_()
     ours, theirs = fused(x), plain(x).relu()
     assert ours.is_contiguous(memory_format=memory_format)
-    assert_same(ours, theirs, x)
+    assert_same(ours, theirs, x, *(p for p in (fused.weight, fused.bias) if p.requires_grad))
+
+
+@pytest.mark.parametrize('large', [0, 2**22])
+@pytest.mark.parametrize('spec', ['gn2', 'hybrid'])
+def test_second_derivatives_through_a_fused_relu(spec, large, monkeypatch):
+    monkeypatch.setattr(pools, '_LARGE', large)
+    layer, x = make(spec, relu=True), images(2, C, 2, 2).requires_grad_()
+    assert torch.autograd.gradgradcheck(layer, x, atol=1e-4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])

@@ -17,6 +17,8 @@ from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
 from sbzoo.errors import UserError
+from sbzoo.norm import pixels
+from sbzoo.norm.group_relu import group_norm_relu
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.table import Table, average, by_groups
 
@@ -61,10 +63,15 @@ class Group(Pool):
         return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """By torch's own kernel, unless there is a ReLU to fuse and memory to save by it."""
-        if layer.relu and x.numel() > _LARGE:
+        """By torch's own kernel, but for groups that are too narrow for it in channels_last."""
+        channels_last = pixels.memory_format(x) is torch.channels_last
+        if channels_last and layer.num_features < 4 * self.groups:
             return super().forward(x, layer)
-        y = F.group_norm(x, self.groups, layer.weight, layer.bias, layer.eps)
+        affine = layer.weight, layer.bias, layer.eps
+        large = x.numel() > _LARGE and not x.is_cuda and not torch.compiler.is_compiling()
+        if layer.relu and large:
+            return group_norm_relu(x, self.groups, *affine)
+        y = F.group_norm(x, self.groups, *affine)
         return y.relu_() if layer.relu else y
 
 
