@@ -185,7 +185,7 @@ def test_norms_work_without_openmmlab():
     assert done.stdout == 'torch.Size([2, 8, 4, 4])\n', done.stderr
 
 
-@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize('tool', ['train', 'test', 'bench'])
 def test_tools_name_the_missing_extra(tool):
     done = run_without_openmmlab(
         f'sys.argv = ["{tool}", "{CONFIG}", *["x"] * ("{tool}" == "test")]\n'

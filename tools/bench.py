@@ -2,6 +2,7 @@
 """Make the numbers of the README again."""
 
 import argparse
+import sys
 from importlib import import_module
 
 from sbzoo.bench import BENCHES
@@ -20,6 +21,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def main() -> None:
+    args = parse_args()
+    args.run(args)
+
+
 if __name__ == '__main__':
-    arguments = parse_args()
-    cli.run(lambda: arguments.run(arguments), arguments.debug)
+    cli.run(main, debug='--debug' in sys.argv)
