@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -18,6 +17,7 @@ from mmengine.config import Config
 from sbzoo.bench import ROOT
 from sbzoo.data.digits import CLASSES, cache_dir, ensure_digits
 from sbzoo.engine.cli import positive_int
+from sbzoo.engine.recipe import typed_dicts
 from sbzoo.errors import UserError
 
 CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 def write_peer(folder: Path) -> Path:
     """The same model, data and schedule as a plain MMDetection config, which knows no sbzoo."""
     cfg = Config.fromfile(CONFIG)
-    for part in _parts(cfg._cfg_dict):
+    for part in typed_dicts(cfg._cfg_dict):
         if part['type'] == 'Norm':
             part.clear()
             part.update(type='GN', num_groups=8)
@@ -84,16 +84,6 @@ def write_peer(folder: Path) -> Path:
     (folder / 'mmcv_operators.py').write_text(OPERATORS)
     cfg.dump(folder / 'peer.py')
     return folder / 'peer.py'
-
-
-def _parts(node: object) -> Iterator[dict]:
-    if isinstance(node, dict):
-        if 'type' in node:
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _parts(value)
 
 
 def _host_tools() -> Path:

@@ -122,7 +122,7 @@ def set_norm(cfg: Config, spec: str) -> None:
     """
     wanted = norm_cfg(spec.removesuffix(WEIGHT_STD))
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    parts = [part for part in _parts(cfg.model) if _norm_argument(part)]
+    parts = [part for part in typed_dicts(cfg.model) if _norm_argument(part)]
     for part in parts:
         argument = _norm_argument(part)
         part[argument] = spec if argument == 'norm' else dict(wanted)
@@ -135,16 +135,16 @@ def set_norm(cfg: Config, spec: str) -> None:
     print_log(f'norm {spec}: {names}', logger='current')
 
 
-def _parts(node: object) -> Iterator[ConfigDict]:
+def typed_dicts(node: object) -> Iterator[ConfigDict]:
     """All dicts of a config that name a type, outermost first."""
     if isinstance(node, dict):
         if isinstance(node.get('type'), str):
             yield node
         for value in node.values():
-            yield from _parts(value)
+            yield from typed_dicts(value)
     elif isinstance(node, (list, tuple)):
         for value in node:
-            yield from _parts(value)
+            yield from typed_dicts(value)
 
 
 def _norm_argument(part: dict) -> str | None:
@@ -183,7 +183,7 @@ def set_data(cfg: Config, folder: CocoFolder) -> None:
     Raises:
         UserError: The model predicts masks and the annotations have none.
     """
-    predicts_masks = any('mask' in part['type'].lower() for part in _parts(cfg.model))
+    predicts_masks = any('mask' in part['type'].lower() for part in typed_dicts(cfg.model))
     if predicts_masks and not (folder.train.has_masks and folder.val.has_masks):
         raise UserError(f'{folder.root}: the model predicts masks, the annotations have none')
     for name, split in (('train', folder.train), ('val', folder.val), ('test', folder.val)):
@@ -203,7 +203,7 @@ def set_data(cfg: Config, folder: CocoFolder) -> None:
             cfg[f'{name}_evaluator'] = dict(
                 type='CocoAP', ann_file=str(split.ann_file), metric=metric
             )
-    for part in _parts(cfg.model):
+    for part in typed_dicts(cfg.model):
         if 'num_classes' in part:
             part['num_classes'] = len(folder.classes)
 
@@ -315,7 +315,7 @@ def set_scratch(cfg: Config, _: bool = True) -> None:
     A stage that stays frozen at random weights costs several AP, so no stage does, and batch
     norms learn their statistics.
     """
-    for part in _parts(cfg.model):
+    for part in typed_dicts(cfg.model):
         part.pop('init_cfg', None)
         for key, value in (('frozen_stages', -1), ('norm_eval', False)):
             if key in part:
@@ -325,7 +325,7 @@ def set_scratch(cfg: Config, _: bool = True) -> None:
 
 def set_load_from(cfg: Config, path: str) -> None:
     """Start from the weights of a checkpoint of this very model; nothing else is downloaded."""
-    for part in _parts(cfg.model):
+    for part in typed_dicts(cfg.model):
         part.pop('init_cfg', None)
     cfg.load_from = path
 
@@ -366,7 +366,7 @@ def set_amp(cfg: Config, _: bool) -> None:
 
 def set_lean(cfg: Config, _: bool = True) -> None:
     """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
-    for part in _parts(cfg.model):
+    for part in typed_dicts(cfg.model):
         if part['type'] == 'FocalLoss':
             part['type'] = 'LeanFocalLoss'
     if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):

@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from sbzoo.norm import kernels
+from sbzoo.norm.pixels import dense, like
 
 ELEMENTS = 4096  # of a tile: 32 per thread, of which `blend` holds three without spilling registers
 LINE = 128  # bytes of global memory that move at once
@@ -22,7 +23,7 @@ LINE = 128  # bytes of global memory that move at once
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the pixels of images [N, C, H, W], tables [N, C]."""
-    x = _like(x, x)
+    x = dense(x)
     means, variances = _tables_of_tiles(x)
     _launch(kernels.moments, x, x, means, variances)
     if len(means) == 1:
@@ -38,7 +39,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, with tables [N, C], and a ReLU if asked for; like x."""
-    x = _like(x, x)
+    x = dense(x)
     y = torch.empty_like(x)
     _launch(kernels.affine, x, x, *_dense(x, scale, shift), y, RELU=relu)
     return y
@@ -60,9 +61,9 @@ def products(
         mean: Table [N, C].
         y: What a ReLU put out [N, C, H, W]; where it is 0, grad counts as 0.
     """
-    x = _like(x, x)
+    x = dense(x)
     sums = _tables_of_tiles(x)
-    inputs = _like(x, grad), x, _like(x, y)
+    inputs = like(x, grad), x, None if y is None else like(x, y)
     _launch(kernels.products, x, *inputs, *_dense(x, mean), *sums)
     dot, total = sums.sum(1)
     return dot, total
@@ -78,21 +79,11 @@ def blend(
     out: Tensor | None = None,
 ) -> Tensor:
     """`a * grad + b * x + c`, with tables [N, C] and grad as in `products`; like x."""
-    x = _like(x, x)
+    x = dense(x)
     d_x = torch.empty_like(x) if out is None else out
-    inputs = _like(x, grad), x, _like(x, y)
+    inputs = like(x, grad), x, None if y is None else like(x, y)
     _launch(kernels.blend, x, *inputs, *_dense(x, a, b, c), d_x)
     return d_x
-
-
-def _like(x: Tensor, tensor: Tensor | None) -> Tensor | None:
-    """The tensor in the memory format of x, or if x has none, contiguous."""
-    if tensor is None:
-        return None
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return tensor.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
 
 
 def _dense(x: Tensor, *tables: Tensor) -> list[Tensor]:

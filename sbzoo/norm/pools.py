@@ -20,7 +20,7 @@ from sbzoo.errors import UserError
 from sbzoo.norm import pixels
 from sbzoo.norm.group_relu import group_norm_relu
 from sbzoo.norm.normalize import normalize, normalize_fixed
-from sbzoo.norm.table import Table, average, by_groups
+from sbzoo.norm.table import Table, average, by_groups, uncentred
 
 if TYPE_CHECKING:
     from sbzoo.norm.layers import Norm
@@ -80,8 +80,7 @@ class RootMeanSquare(Pool):
     """As layer norm, without centring (Zhang and Sennrich 2019, arXiv 1910.07467)."""
 
     def __call__(self, table: Table, layer: Norm) -> Table:
-        mean, var, count = average(table, dim=1)
-        return Table(torch.zeros_like(mean), var + mean.square(), count)
+        return uncentred(average(table, dim=1))
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ class FilterResponse(Pool):
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
-        mean, var, count = table
-        return Table(torch.zeros_like(mean), var + mean.square(), count)
+        return uncentred(table)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
         """max(y, threshold) = relu(y - threshold) + threshold, and the shift has room for one."""
@@ -264,8 +262,7 @@ class MovingAverage(Batch):
         layer.register_buffer('past_gradients', torch.zeros(shape))
 
     def pool(self, table: Table) -> Table:
-        mean, var, count = average(table, dim=0)
-        return Table(torch.zeros_like(mean), var + mean.square(), count)
+        return uncentred(average(table, dim=0))
 
     def correct(self, pooled: Table, layer: Norm) -> Table:
         moment = _AveragedOverSteps.apply(pooled.var, layer)

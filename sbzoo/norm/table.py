@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -28,3 +29,9 @@ def by_groups(table: Table, groups: int) -> Table:
     pooled = average(Table(*split, table.count), dim=2)
     mean, var = (t.expand_as(split[0]).flatten(1) for t in pooled[:2])
     return Table(mean, var, pooled.count)
+
+
+def uncentred(table: Table) -> Table:
+    """The same pixels by their second moment about zero, in the place of the variance."""
+    mean, var, count = table
+    return Table(torch.zeros_like(mean), var + mean.square(), count)
