@@ -9,19 +9,11 @@ from mmengine.config import Config
 from torch import nn
 
 from sbzoo.data.coco import read_folder
-from sbzoo.engine.recipe import (
-    build_config,
-    load_config,
-    set_accumulate,
-    set_batch,
-    set_data,
-    set_epochs,
-    set_lr,
-    set_noise_scale,
-    set_norm,
-    set_scratch,
-    use_sbzoo,
-)
+from sbzoo.engine.configs import load_config
+from sbzoo.engine.datasets import set_data
+from sbzoo.engine.norms import set_norm
+from sbzoo.engine.recipe import build_config, set_noise_scale, set_scratch, use_sbzoo
+from sbzoo.engine.schedule import set_accumulate, set_batch, set_epochs, set_lr
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 

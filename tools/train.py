@@ -49,8 +49,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.detection import show, train
     from sbzoo.engine.recipe import build_config
+    from sbzoo.engine.training import show, train
 
     cfg = build_config(args)
     runner, metrics = train(cfg, args.resume, args.load_from)

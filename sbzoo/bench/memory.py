@@ -24,7 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from sbzoo.engine.cli import positive_int
-from sbzoo.engine.recipe import load_config, set_lean, set_norm, set_scratch, use_sbzoo
+from sbzoo.engine.configs import load_config
+from sbzoo.engine.norms import set_norm
+from sbzoo.engine.recipe import set_lean, set_scratch, use_sbzoo
 from sbzoo.norm.lean import make_lean
 
 GB = 1e9
