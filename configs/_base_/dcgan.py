@@ -1,5 +1,5 @@
 # DCGAN (Radford et al. 2015, arXiv 1511.06434) for 32 x 32 pixels, at half its width, with the
-# hinge loss and a discriminator of spectral norm and no other (Miyato et al. 2018, arXiv 1802.05957), so
+# hinge loss and a discriminator of spectral norm alone (Miyato et al. 2018, arXiv 1802.05957), so
 # that only the generator has a norm to choose.
 model = dict(
     type='GAN',
