@@ -90,12 +90,11 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
 def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
     """The images of a folder, translated at the size that the model was trained for."""
     from sbzoo.data.images import read_image_folder
-
     from sbzoo.engine import generate
     from sbzoo.engine.datasets import leaf
 
     folder = read_image_folder(root)
-    size = leaf(cfg.train_dataloader.dataset).image_size
+    size = leaf(cfg.test_dataloader.dataset).image_size
     return generate.translate(model, folder, size), folder.num_images, generate.COLUMNS
 
 

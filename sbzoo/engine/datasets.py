@@ -73,11 +73,11 @@ def set_pairs(cfg: Config, root: str) -> None:
 def _set_translation(
     cfg: Config, kind: str, train: str | Path, test: str | Path, **names: str
 ) -> None:
-    size = leaf(cfg.train_dataloader.dataset).image_size
-    dataset = dict(type=kind, data_root=str(train), image_size=size)
-    _replace(leaf(cfg.train_dataloader.dataset), dataset)
-    for evaluated in _evaluated(cfg):
-        _replace(evaluated, dict(dataset, data_root=str(test), test_mode=True, **names))
+    trained = leaf(cfg.train_dataloader.dataset)
+    _replace(trained, dict(type=kind, data_root=str(train), image_size=trained.image_size))
+    for tested in _evaluated(cfg):
+        size = tested.image_size
+        _replace(tested, dict(type=kind, data_root=str(test), image_size=size, **names))
 
 
 def _evaluated(cfg: Config) -> list[ConfigDict]:
