@@ -1,5 +1,5 @@
-# StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) from 84 faces, with DiffAugment (Zhao et al. 2020,
-# arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces.
+# StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) from 84 faces, with DiffAugment (Zhao et al.
+# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces.
 _base_ = [
     './_base_/faces32.py',
     './_base_/schedule_gan.py',
