@@ -1,8 +1,7 @@
 # R3GAN on any folder of faces at 64 x 64 pixels, 8 images a step with 32 accumulated. Not trained
 # here.
 #   python tools/train.py configs/gan/r3gan_ffhq64_b8.py --data data/ffhq
-# Nearest published: FID 2.75 at 256 x 256 pixels (Huang et al. 2024, arXiv 2501.05441, 256 images a
-# step).
+# Nearest published: FID 2.75 at 256 x 256 pixels (Huang et al. 2024, arXiv 2501.05441).
 _base_ = [
     './_base_/image_folder_64.py',
     './_base_/fid.py',

@@ -86,7 +86,8 @@ def _evaluated(cfg: Config) -> list[ConfigDict]:
 
 def _replace(dataset: ConfigDict, by: dict) -> None:
     """Another data set, in the same pipeline."""
-    kept = {k: v for k, v in dataset.items() if k in ('pipeline', 'test_mode', 'indices')}
+    names = 'pipeline', 'test_mode', 'indices', 'source', 'target'
+    kept = {k: v for k, v in dataset.items() if k in names}
     dataset.clear()
     dataset.update({**kept, **by})
 
