@@ -113,7 +113,9 @@ class FrechetDistance(BaseMetric):
             return
         self._said = True
         counts = f'{real.n or "?"} real and {fake.n} generated images'
-        print_log(f'{distance_name(self.extractor.spec)}: {counts}; {self.extractor.protocol}', 'current')
+        print_log(
+            f'{distance_name(self.extractor.spec)}: {counts}; {self.extractor.protocol}', 'current'
+        )
         warning = small_sample(self.extractor.spec, real, fake)
         if warning:
             print_log(warning, 'current', level='WARNING')
