@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test a detector: AP on the validation set, and a picture of its detections."""
+"""Test a detector or a GAN: its AP or its distance from real images, and a picture."""
 
 import argparse
 
