@@ -29,4 +29,5 @@ import sbzoo.engine.precise_bn  # noqa: E402
 import sbzoo.engine.with_norm  # noqa: E402
 import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402
-import sbzoo.metrics.ap  # noqa: E402, F401
+import sbzoo.metrics.ap  # noqa: E402
+import sbzoo.metrics.generative  # noqa: E402, F401
