@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from sbzoo.errors import UserError
 from sbzoo.metrics.extractor import distance_name
 from sbzoo.metrics.extractors import build_extractor, canonical, dims
@@ -101,12 +98,11 @@ def check_statistics(sources: list[Source], spec: str, d: int | None) -> None:
 
 def show(report: dict) -> None:
     """Print the numbers as a table with their protocol, and the warning."""
-    table = Table(title_justify='left', box=None, show_header=False, pad_edge=False)
-    for name, value in report['metrics'].items():
-        table.add_row(name, f'{value:.4f}', style='bold')
-    for name, value in report['protocol'].items():
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+    cells = {name: f'{value:.4f}' for name, value in report['metrics'].items()}
+    rows = cells | report['protocol']
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f'{name:{width}}  {value}')
     if report['warning']:
         print(f'warning: {report["warning"]}')
 

@@ -119,11 +119,14 @@ def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:
 
 
 def _network(model: str, path: str | Path, weights: dict[str, Tensor]) -> nn.Module:
-    """A network of timm without its classifier, with all its other weights from `weights`."""
-    source = dict(state_dict=weights, custom_load=False)
+    """A network of timm without its classifier, with every other weight from `weights`."""
+    net = timm.create_model(model, num_classes=0)
+    classifier = net.default_cfg.get('classifier') or ()
+    heads = (classifier,) if isinstance(classifier, str) else classifier
+    body = {k: v for k, v in weights.items() if not k.startswith(tuple(f'{h}.' for h in heads))}
     try:
-        return timm.create_model(
-            model, pretrained=True, num_classes=0, pretrained_cfg_overlay=source
-        )
-    except (KeyError, RuntimeError) as error:  # how load_state_dict says that keys differ
-        raise UserError(f'{path}: weights of another network than {model}') from error
+        net.load_state_dict(body, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split('\n\t')[1:2])
+        raise UserError(f'{path}: weights of another network than {model} ({reason})') from error
+    return net

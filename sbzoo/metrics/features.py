@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -81,8 +82,7 @@ def measure(
     share = Subset(_Readable(source), range(rank, len(source), world))
     loader = DataLoader(share, batch, num_workers=workers, collate_fn=list)
     statistics, kept, broken = FeatureStatistics(extractor.d, extractor.spec), [], []
-    console = Console(stderr=True)  # what a tool prints may be read by another
-    for items in track(loader, 'features', disable=rank > 0, transient=True, console=console):
+    for items in _shown(loader, rank):
         broken += [item for item in items if isinstance(item, str)]
         if broken:  # the rest is only read, to name every broken file
             continue
@@ -112,6 +112,13 @@ def measure_once(source: Source, extractor: Extractor, keep: bool, **options: in
     if keep:
         return Features.of(torch.from_numpy(np.load(path)), extractor.spec)
     return Features(FeatureStatistics.load(path))
+
+
+def _shown(loader: DataLoader, rank: int) -> Iterable:
+    """With a progress bar, where somebody sees it: standard output may be read by a program."""
+    console = Console(stderr=True)
+    hidden = rank > 0 or not console.is_terminal
+    return track(loader, 'features', disable=hidden, transient=True, console=console)
 
 
 class _Readable(Dataset):
