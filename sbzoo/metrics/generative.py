@@ -53,7 +53,6 @@ class FrechetDistance(BaseMetric):
     ) -> None:
         super().__init__(collect_device, prefix='unused')  # without one mmengine warns
         self.prefix, self.said = prefix, False
-        self.keys = self.keys_of(real, held_out, extractor, prefix)
         self.sources: list[Source] = [open_source(s) for s in (real, held_out) if s is not None]
         self.extractor = build_extractor(extractor, weights)
         if isinstance(self.sources[0], FeatureStatistics):
