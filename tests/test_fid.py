@@ -367,7 +367,7 @@ def test_the_metric_ranks_images_and_names_what_it_gives():
     good = evaluate(metric, real)
     noisy = real + torch.randn(real.shape) * 40
     bad = evaluate(metric, noisy.clamp(0, 255).to(torch.uint8))
-    assert tuple(good) == tuple(bad) == metric.keys == FrechetDistance.keys_of(**CONFIG)
+    assert tuple(good) == tuple(bad) == FrechetDistance.keys_of(**CONFIG)
     assert good['FD-digits'] < bad['FD-digits'] / 3
     assert abs(good['KID-digits']) < bad['KID-digits'] / 3
     assert good['FD-digits'] == pytest.approx(good['FD-digits-real'], rel=0.5)
@@ -407,7 +407,7 @@ def test_with_statistics_there_is_the_distance_alone(tmp_path):
     Features.of(build_extractor('digits')(images), 'digits').statistics.save(tmp_path / 'r.npz')
     metric = FrechetDistance(str(tmp_path / 'r.npz'), prefix='val')
     assert evaluate(metric, images) == {'val/FD-digits': pytest.approx(0, abs=1e-5)}
-    assert metric.keys == ('val/FD-digits',)
+    assert set(metric.evaluate(2)) >= {"val/FD-digits"}
 
 
 def on_rank(rank: int, file: str, out: str) -> None:
