@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from sbzoo.bench import ROOT
 from sbzoo.engine.checkpoints import AtomicBackend
 from sbzoo.engine.cli import positive_int
-from sbzoo.metrics.digit_classifier import SHA256, SIZE, DigitClassifier
+from sbzoo.metrics.digit_classifier import CARD, SIZE, DigitClassifier
 
 BATCH, LR = 64, 3e-3
 PACKAGES = 'torch', 'scikit-learn', 'pillow', 'numpy'
@@ -29,7 +28,7 @@ PACKAGES = 'torch', 'scikit-learn', 'pillow', 'numpy'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How long, from which seed, and where to."""
     add = parser.add_argument
-    add('--epochs', type=positive_int, default=30, metavar='N')
+    add('--epochs', type=positive_int, default=10, metavar='N')
     add('--seed', type=int, default=0, metavar='N')
     add('--out', type=Path, default=ROOT / 'work_dirs/digit_classifier/model.safetensors')
 
@@ -47,11 +46,14 @@ def run(args: argparse.Namespace) -> None:
         versions={name: version(name) for name in PACKAGES},
     )
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    data = save(weights, dict(made=json.dumps(made)))  # of two entries the order would be chance
-    AtomicBackend().put(data, args.out)
-    digest = sha256(data).hexdigest()
+    AtomicBackend().put(save(weights, dict(made=json.dumps(made))), args.out)
     print(f'{accuracy:.2%} of the digits held out; written: {args.out}')
-    print(f'sha256 {digest}: {"the published weights" if digest == SHA256 else "other weights"}')
+    print(f'{"equal to" if _published(weights) else "other than"} the published weights')
+
+
+def _published(weights: dict[str, Tensor]) -> bool:
+    published = load_file(CARD / 'model.safetensors')
+    return all(torch.equal(weights[name], published[name]) for name in weights)
 
 
 def digits(held_out: bool) -> tuple[Tensor, Tensor]:

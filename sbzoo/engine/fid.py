@@ -36,19 +36,14 @@ def evaluate(args: argparse.Namespace) -> dict:
     real = measure_once(sources[0], extractor, keep=pairs, **options)
     if args.save_stats:
         real.statistics.save(args.save_stats)
-    report = dict(
-        metrics={},
-        protocol=dict(
-            real=_count(args.real, real), extractor=extractor.protocol if extractor else spec
-        ),
-        warning=None,
-    )
-    if args.fake:
-        fake = measure(sources[1], extractor, keep=pairs or args.infinity, **options)
-        report['protocol']['fake'] = _count(args.fake, fake)
-        report['warning'] = small_sample(spec, real.statistics, fake.statistics)
-        report['metrics'] = metrics(args, spec, real, fake)
-    return report
+    protocol = dict(extractor=extractor.protocol if extractor else spec)
+    protocol['real'] = _count(args.real, real)
+    if not args.fake:
+        return dict(metrics={}, protocol=protocol, warning=None)
+    fake = measure(sources[1], extractor, keep=pairs or args.infinity, **options)
+    protocol['fake'] = _count(args.fake, fake)
+    warning = small_sample(spec, real.statistics, fake.statistics)
+    return dict(metrics=metrics(args, spec, real, fake), protocol=protocol, warning=warning)
 
 
 def metrics(
