@@ -32,7 +32,7 @@ from sbzoo.backbones.preprocessing import (
 from sbzoo.backbones.resnet import NormResNet
 from sbzoo.backbones.timm import TimmBackbone, TimmPretrained
 from sbzoo.engine.checkpoints import check_fits
-from sbzoo.engine.recipe import set_norm
+from sbzoo.engine.norms import set_norm
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 from sbzoo.norm.convert import convert_norm

@@ -18,7 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.backbones.preprocessing import check_preprocessing
-from sbzoo.engine.recipe import load_config, set_norm, set_scratch, use_sbzoo
+from sbzoo.engine.configs import load_config
+from sbzoo.engine.norms import set_norm
+from sbzoo.engine.recipe import set_scratch, use_sbzoo
 from sbzoo.norm import Norm
 from sbzoo.norm.names import with_own_names
 

@@ -129,7 +129,7 @@ def test_norm_eval_leaves_running_statistics_learning():
 def test_frozen_stages_freeze_norms(spec):
     model = resnet(spec, frozen_stages=1)
     model.train()
-    x = torch.randn(2, 3, 64, 64)  # the last map is 2 x 2
+    x = torch.randn(2, 3, 64, 64)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     sum(y.sum() for y in model(x)).backward()
     frozen, free = norms(nn.ModuleList([model.bn1, model.layer1])), norms(model.layer2)

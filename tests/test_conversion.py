@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sbzoo.engine.checkpoints import read_checkpoint
+from sbzoo.engine.configs import load_config
 from sbzoo.engine.conversion import build_model
-from sbzoo.engine.recipe import load_config, set_norm
+from sbzoo.engine.norms import set_norm
 
 BN = 'configs/retinanet_bn_b2.py'
 SMALL = [

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from sbzoo import UserError
 from sbzoo.engine.checkpoints import AtomicBackend, check_fits, latest_checkpoint, read_checkpoint
 from sbzoo.engine.hooks import StopAtInvalidLossHook
-from sbzoo.engine.recipe import set_norm
+from sbzoo.engine.norms import set_norm
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,8 +15,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from sbzoo.bench.memory import Allocated
+from sbzoo.engine.configs import load_config
 from sbzoo.engine.hooks import LeanHook
-from sbzoo.engine.recipe import load_config, set_lean
+from sbzoo.engine.recipe import set_lean
 from sbzoo.norm import build_norm, norm_cfg
 from sbzoo.norm.lean import lean, make_lean
 

@@ -8,8 +8,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
 from sbzoo.engine.checkpoints import latest_checkpoint
+from sbzoo.engine.configs import load_config
 from sbzoo.engine.conversion import run_every_head
-from sbzoo.engine.recipe import load_config
 
 LOOPS = dict(
     epochs=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),

@@ -9,8 +9,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from sbzoo.engine.detection import train
-from sbzoo.engine.recipe import load_config, set_epochs, set_norm, use_sbzoo
+from sbzoo.engine.configs import load_config
+from sbzoo.engine.norms import set_norm
+from sbzoo.engine.recipe import use_sbzoo
+from sbzoo.engine.schedule import set_epochs
+from sbzoo.engine.training import train
 from sbzoo.norm import Norm
 from sbzoo.norm.weight_std import ConvWS2d
 

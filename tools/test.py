@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test a detector: AP on the validation set, and a picture of its detections."""
+"""Test a detector or a GAN: its AP or its distance from real images, and a picture."""
 
 import argparse
 
@@ -20,8 +20,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.detection import show, test
     from sbzoo.engine.recipe import build_config
+    from sbzoo.engine.training import show, test
 
     runner, metrics = test(build_config(args), args.checkpoint)
     show(runner, metrics, 'python tools/train.py --help')

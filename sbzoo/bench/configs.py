@@ -26,7 +26,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.bench import ROOT
 from sbzoo.engine.cli import positive_int
-from sbzoo.engine.recipe import load_config, set_norm, use_sbzoo
+from sbzoo.engine.configs import load_config
+from sbzoo.engine.norms import set_norm
+from sbzoo.engine.recipe import use_sbzoo
 from sbzoo.norm import Norm
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'

@@ -1,95 +1,87 @@
-"""Train and test a detector from a config, and show what came out."""
+"""What is shown of a detector: its AP, and a picture of what it finds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.dist import is_main_process
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
-from rich.console import Console
+from mmengine.structures import InstanceData
+from PIL import Image
 from rich.table import Table
 
-from sbzoo.engine.checkpoints import check_fits, find_checkpoint, latest_checkpoint
-from sbzoo.engine.curves import draw_curves
-from sbzoo.engine.noise_scale import explain
-from sbzoo.engine.picture import draw_detections
-from sbzoo.engine.result import write_result
-from sbzoo.engine.unwrap import unwrapped
+COLUMNS, ROWS = 2, 3
+SIDE = 288  # pixels, of the longer side of one picture
 
 
-def train(
-    cfg: Config, resume: str | None = None, weights: str | None = None
-) -> tuple[Runner, dict[str, float]]:
-    """Train to the end of the schedule and return the runner with the AP of the last epoch.
-
-    Args:
-        cfg: A complete config.
-        resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
-        weights: The checkpoint that the config starts from, if it must fit the model strictly.
-
-    Raises:
-        UserError: A checkpoint is broken or of another model, or the loss is not finite.
-    """
-    Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if checkpoint:
-        cfg.load_from, cfg.resume = str(checkpoint), True
-    runner = Runner.from_cfg(cfg)
-    if checkpoint or weights:
-        check_fits(checkpoint or weights, unwrapped(runner))
-    if resume and not checkpoint:
-        runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
-    runner.train()
-    scalars = runner.message_hub.log_scalars
-    metrics = {k[4:]: scalars[k].current() for k in scalars if k.startswith('val/coco/')}
-    return runner, metrics or runner.test()
-
-
-def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]:
-    """Evaluate a checkpoint, or the newest checkpoint of a folder.
-
-    Raises:
-        UserError: There is none, or it is broken or of another model.
-    """
-    path = find_checkpoint(checkpoint)
-    cfg.load_from = str(path)
-    runner = Runner.from_cfg(cfg)
-    check_fits(path, unwrapped(runner))
-    return runner, runner.test()
-
-
-def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
-    """Print the AP table, the noise scale, the paths of the pictures, and what to type next.
-
-    The numbers go to `result.json` in the work directory too, with their protocol.
-    """
-    if not is_main_process():
-        return
-    write_result(runner, metrics)
-    console = Console(highlight=False)
-    console.print(ap_table(metrics))
-    picture = draw_detections(runner, Path(runner.work_dir) / 'detections.png')
-    console.print(f'picture: {picture} (left ground truth, right detections)', soft_wrap=True)
-    if noise := explain(runner.message_hub):
-        console.print(f'noise:   {noise}', soft_wrap=True)
-    if runner.iter and (curves := draw_curves(runner.work_dir)):  # it has trained
-        console.print(f'curves:  {curves}', soft_wrap=True)
-    console.print(f'next:    {next_command}', soft_wrap=True)
-
-
-def ap_table(metrics: dict[str, float]) -> Table:
+def table(metrics: dict[str, float]) -> Table:
     """The metrics of `CocoAP` as a table, a row for boxes and one for masks."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         kind, _, metric = name.removeprefix('coco/').partition('_')
         rows.setdefault(kind, {})[metric] = value
     columns = list(next(iter(rows.values())))
-    table = Table('', *columns)
+    result = Table('', *columns)
     for kind, values in rows.items():
-        table.add_row(kind, *(_cell(values[c]) for c in columns))
-    return table
+        result.add_row(kind, *(_cell(values[c]) for c in columns))
+    return result
 
 
 def _cell(value: float) -> str:
     return '-' if value < 0 else f'{value:.3f}'  # COCO's -1: no object of this size
+
+
+def draw(runner: Runner) -> str:
+    """Draw the detections to the work directory, and say where and what they are."""
+    path = draw_detections(runner, Path(runner.work_dir) / 'detections.png')
+    return f'{path} (left ground truth, right detections)'
+
+
+@torch.no_grad()
+def draw_detections(runner: Runner, path: str | Path, score: float = 0.3) -> Path:
+    """Draw the first test pictures: each with its ground truth, then with the detections.
+
+    Args:
+        runner: Has a trained model and a test data set.
+        path: Where the PNG goes.
+        score: Detections below this score are not drawn.
+    """
+    dataset = runner.test_dataloader.dataset
+    model = runner.model.eval()
+    visualizer = DetLocalVisualizer()  # one that writes nothing down
+    visualizer.dataset_meta = runner.visualizer.dataset_meta
+    canvas = Image.new('RGB', (COLUMNS * 2 * SIDE, ROWS * SIDE), 'white')
+    for index in range(min(COLUMNS * ROWS, len(dataset))):
+        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+        row, column = divmod(index, COLUMNS)
+        tile = _tile(visualizer, sample.cpu(), score)
+        canvas.paste(tile, (column * 2 * SIDE, row * SIDE))
+    canvas.save(path)
+    return Path(path)
+
+
+def _tile(visualizer: DetLocalVisualizer, sample: DetDataSample, score: float) -> Image.Image:
+    picture = Image.open(sample.img_path).convert('RGB')
+    factor = max(1, SIDE // max(picture.size))
+    for instances in (sample.gt_instances, sample.pred_instances):
+        _enlarge(instances, factor)
+    picture = picture.resize((picture.width * factor, picture.height * factor))
+    visualizer.add_datasample('', np.array(picture), sample, pred_score_thr=score, show=False)
+    drawn = Image.fromarray(visualizer.get_image())
+    drawn.thumbnail((2 * SIDE, SIDE))
+    return drawn
+
+
+def _enlarge(instances: InstanceData, factor: int) -> None:
+    """So that boxes and labels are drawn on small pictures at a size that can be read."""
+    instances.bboxes = instances.bboxes * factor
+    masks = instances.get('masks')
+    if torch.is_tensor(masks):  # [instances, H, W]
+        masks = masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        instances.masks = masks
+    elif masks is not None:
+        instances.masks = masks.rescale(factor)

@@ -12,6 +12,7 @@ from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
 from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
+from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.norm.lean import make_lean
 from sbzoo.norm.names import accept_published_names
 
@@ -47,14 +48,17 @@ class StopAtInvalidLossHook(Hook):
         if not all(map(_is_finite, losses.values())):
             values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
             raise UserError(
-                f'step {runner.iter + 1}: the loss is not finite ({values}); {_advice(runner)}'
+                f'step {runner.iter + 1}: the loss is not finite ({values}); '
+                f'{last_good_checkpoint(runner)}'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the weights that are about to be saved."""
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not value.isfinite().all():
-                raise UserError(f'step {runner.iter}: {name} is not finite; {_advice(runner)}')
+                raise UserError(
+                    f'step {runner.iter}: {name} is not finite; {last_good_checkpoint(runner)}'
+                )
 
 
 @HOOKS.register_module()
@@ -79,14 +83,19 @@ class LeanHook(Hook):
     """Trains in less memory, with the same gradients; see `sbzoo.norm.lean`."""
 
     def before_train(self, runner: Runner) -> None:
-        """Make the forward of the model lean."""
-        make_lean(unwrapped(runner))
+        """Make the forward of a detector lean, or of a GAN's generator.
+
+        A discriminator's penalties differentiate twice, for which all has to be kept.
+        """
+        model = unwrapped(runner)
+        make_lean(model.generator if isinstance(model, AdversarialModel) else model)
 
 
 def _is_finite(value: float) -> bool:
     return abs(value) < float('inf')
 
 
-def _advice(runner: Runner) -> str:
+def last_good_checkpoint(runner: Runner) -> str:
+    """Where a run that went wrong can be taken up, and with what change."""
     good = latest_checkpoint(runner.work_dir) or 'none yet'
     return f'last good checkpoint: {good}; try a lower --lr or a longer warm-up'

@@ -1,11 +1,18 @@
-"""The optimizer knows that the alpha of a hybrid norm is not a weight."""
+"""Optimizers: the alpha of a hybrid norm is not a weight, and a GAN has two players."""
 
 from __future__ import annotations
 
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.model import is_model_wrapper
+from mmengine.optim import (
+    DefaultOptimWrapperConstructor,
+    OptimWrapper,
+    OptimWrapperDict,
+    build_optim_wrapper,
+)
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 
 
@@ -33,3 +40,37 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 optimizer.add_param_group({**group, **own})
         optimizer.param_groups = [g for g in optimizer.param_groups if g['params']]
         return wrapper
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class PlayersOptimWrapperConstructor:
+    """A wrapper for each player of an adversarial model, by name.
+
+    In a config, `optim_wrapper = dict(constructor='PlayersOptimWrapperConstructor',
+    generator=dict(optimizer=...), discriminator=dict(optimizer=...))`.
+
+    Raises:
+        UserError: The names are not those of the model's players.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.cfg = {k: v for k, v in optim_wrapper_cfg.items() if isinstance(v, dict)}
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        """Build the optimizers."""
+        players = (model.module if is_model_wrapper(model) else model).players()
+        if self.cfg.keys() != players.keys():
+            raise UserError(
+                f'optim_wrapper: optimizers of {", ".join(self.cfg)}, but the model has the '
+                f'players {", ".join(players)}'
+            )
+        return OptimWrapperDict(
+            **{name: build_optim_wrapper(players[name], cfg) for name, cfg in self.cfg.items()}
+        )
+
+
+def wrappers_of(optim_wrapper: dict) -> list[dict]:
+    """The configs of a training's optimizer wrappers: one, or one for each player."""
+    if 'optimizer' in optim_wrapper:
+        return [optim_wrapper]
+    return [value for value in optim_wrapper.values() if isinstance(value, dict)]

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from sbzoo.engine.alphas import alphas
 from sbzoo.engine.checkpoints import AtomicBackend
 from sbzoo.engine.noise_scale import summary
+from sbzoo.engine.optim import wrappers_of
 
 FILE = 'result.json'
 
@@ -23,14 +24,16 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
     """Write metrics, protocol and learned alphas of a run to `result.json` in its work dir."""
     cfg = runner.cfg
     dataset = runner.test_dataloader.dataset
+    wrappers = wrappers_of(cfg.optim_wrapper)
+    rates = [wrapper.optimizer.lr for wrapper in wrappers]
     result = dict(
         config=Path(cfg.filename).stem,
         metrics={name: round(value, 6) for name, value in metrics.items()},
         data=dict(name=type(dataset).__name__, images=len(dataset)),
         images_a_step=cfg.train_dataloader.batch_size,
         devices=get_world_size(),
-        accumulated=cfg.optim_wrapper.get('accumulative_counts', 1),
-        lr=cfg.optim_wrapper.optimizer.lr,
+        accumulated=wrappers[0].get('accumulative_counts', 1),
+        lr=rates[0] if len(rates) == 1 else rates,
         epochs=runner.epoch,
         seed=runner.seed,
         noise_scale=summary(runner.message_hub),

@@ -1,0 +1,35 @@
+"""What a generator samples in validation: seeds."""
+
+from __future__ import annotations
+
+from mmengine.registry import DATASETS
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
+
+
+@DATASETS.register_module()
+class LatentDataset(Dataset):
+    """Seeds of images to sample.
+
+    An image depends on its seed alone, so the batch that a generator samples in, the number of
+    ranks and the batch that it trains in have no influence on what is evaluated.
+
+    Args:
+        num: How many images.
+        seed: The first seed.
+        num_classes: Of a conditional generator; labels go round.
+    """
+
+    metainfo: dict = {}  # mmengine asks each dataset for one  # noqa: RUF012
+
+    def __init__(self, num: int, seed: int = 0, num_classes: int = 0) -> None:
+        self.num, self.seed, self.num_classes = num, seed, num_classes
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> dict:
+        sample = BaseDataElement()
+        if self.num_classes:
+            sample.set_data(dict(gt_label=index % self.num_classes))
+        return dict(inputs=dict(seed=self.seed + index), data_samples=sample)

@@ -1,0 +1,124 @@
+"""Epochs, learning rate and images a step, as the options of the tools set them."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from sbzoo.engine.optim import wrappers_of
+from sbzoo.errors import UserError
+
+DEVICES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+
+
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Train for `epochs`, with the schedule stretched to them.
+
+    Raises:
+        UserError: The config counts iterations.
+    """
+    old = cfg.train_cfg.get('max_epochs')
+    if not old:
+        raise UserError('--epochs: the config counts iterations; set train_cfg.max_iters instead')
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = min(cfg.train_cfg.get('val_interval', 1), epochs)
+    for scheduler in cfg.get('param_scheduler') or []:
+        if scheduler.get('by_epoch', True):
+            _stretch(scheduler, epochs / old)
+
+
+def _stretch(scheduler: dict, ratio: float) -> None:
+    def stretched(epochs: float) -> float:
+        exact = epochs * ratio
+        return exact if scheduler.get('convert_to_iter_based') else round(exact)
+
+    for key in {'begin', 'end', 'T_max', 'step_size'} & scheduler.keys():
+        scheduler[key] = stretched(scheduler[key])
+    if 'milestones' in scheduler:
+        scheduler['milestones'] = [stretched(m) for m in scheduler['milestones']]
+
+
+def set_lr(cfg: Config, lr: str) -> None:
+    """Set the learning rate to a number, or scale the config's with `auto`.
+
+    `auto` is the linear rule (Goyal et al. 2017, arXiv 1706.02677): devices x images a device x
+    accumulated steps, over the `base_batch_size` that the config's learning rate is for.
+
+    Raises:
+        UserError: Neither a positive number nor `auto`.
+    """
+    optimizers = [wrapper.optimizer for wrapper in wrappers_of(cfg.optim_wrapper)]
+    if lr != 'auto':
+        for optimizer in optimizers:
+            optimizer.lr = _positive(lr)
+        return
+    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    if not base:
+        print_log('lr auto: the config names no base_batch_size, so its lr stays', logger='current')
+        return
+    images, factors = _images_a_step(cfg)
+    for optimizer in optimizers:
+        old, optimizer.lr = optimizer.lr, optimizer.lr * images / base
+        print_log(
+            f'lr auto: {old:g} for {base} images a step, so {optimizer.lr:g} for {factors}',
+            logger='current',
+        )
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=images)
+
+
+def _positive(lr: str) -> float:
+    try:
+        value = float(lr)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise UserError(f'--lr {lr}: give a positive number or "auto"')
+    return value
+
+
+def _images_a_step(cfg: Config) -> tuple[int, str]:
+    devices = _devices(cfg.get('launcher', 'none'))
+    batch = cfg.train_dataloader.batch_size
+    accumulated = wrappers_of(cfg.optim_wrapper)[0].get('accumulative_counts', 1)
+    factors = f'{devices} device(s) x {batch} image(s) x {accumulated} accumulated'
+    return devices * batch * accumulated, factors
+
+
+def _devices(launcher: str) -> int:
+    """How many processes a launcher has started, which mmengine will know only later."""
+    if launcher == 'none':
+        return 1
+    variable = DEVICES[launcher]
+    if variable not in os.environ:
+        raise UserError(f'--launcher {launcher}: {variable} is not set, so it did not start this')
+    return int(os.environ[variable])
+
+
+def say_if_lr_is_for_another_batch(cfg: Config) -> None:
+    """Warn that the learning rate is kept though the images a step are not the config's."""
+    base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    images, factors = _images_a_step(cfg)
+    if base and base != images:
+        lr = wrappers_of(cfg.optim_wrapper)[0].optimizer.lr
+        print_log(
+            f'lr {lr:g} stays, though the config means it for {base} images a step and this run '
+            f'takes {factors}; --lr auto scales it',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def set_batch(cfg: Config, batch: int) -> None:
+    """Take `batch` images a step and device, with the learning rate scaled to them."""
+    cfg.train_dataloader.batch_size = batch
+    set_lr(cfg, 'auto')
+
+
+def set_accumulate(cfg: Config, batches: int) -> None:
+    """Add the gradients of `batches` batches up for one step of the optimizer."""
+    for wrapper in wrappers_of(cfg.optim_wrapper):
+        wrapper.accumulative_counts = batches
+    set_lr(cfg, 'auto')

@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""Generate images: sample a GAN, walk between its samples, or translate a folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sbzoo.engine import cli
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from sbzoo.gan.adversarial import AdversarialModel
+
+EXAMPLES = """
+examples:
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 64 --out samples.png
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5000 --out samples/
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5 --interpolate 8
+  python tools/generate.py configs/cyclegan_in_b1.py work_dirs/cyclegan_in_b1 --input photos/
+
+Image number i comes from seed SEED + i alone, so it is the same in any batch and on any device.
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    cli.add_config(parser)
+    add = parser.add_argument
+    add('checkpoint', help='a checkpoint, or a work directory for its newest')
+    add('--num', type=cli.positive_int, default=64, metavar='N', help='how many (64)')
+    add('--seed', type=int, default=0, metavar='N', help='of the first image (0)')
+    add(
+        '--out',
+        type=Path,
+        default=Path('samples.png'),
+        help='FILE.png for a grid, FILE.npz for pixels [N, H, W, 3], a new folder for a PNG each',
+    )
+    add('--labels', nargs='+', type=int, metavar='CLASS', help='of a conditional GAN; go round')
+    add('--truncation', type=float, metavar='PSI', help='0 to 1: likelier, less varied (StyleGAN2)')
+    add(
+        '--interpolate',
+        type=cli.positive_int,
+        metavar='STEPS',
+        help='walk from each of the NUM seeds to the next',
+    )
+    add('--input', type=Path, metavar='DIR', help='translate the images of this folder')
+    add('--debug', action='store_true', help='show tracebacks and warnings')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    from sbzoo.engine.configs import load_config
+    from sbzoo.engine.generate import load_model, save
+
+    cfg = load_config(args.config)
+    images, num, columns = pictures(cfg, load_model(cfg, args.checkpoint), args)
+    out = save(images, num, args.out, columns)
+    print(f'{num} images: {out}')
+    if out.is_dir():
+        print(f'next:    python tools/fid.py REAL_FOLDER {out}')
+
+
+def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
+    """The images that the options ask for, how many, and in how many columns of a grid."""
+    from sbzoo.engine import generate
+    from sbzoo.errors import UserError
+    from sbzoo.gan.translation import Translation
+
+    if isinstance(model, Translation) != bool(args.input):
+        raise UserError('--input DIR is what a translation model needs, and a GAN cannot use')
+    if args.input:
+        return translations(cfg, model, args.input)
+    options = {} if args.truncation is None else dict(truncation=args.truncation)
+    seeds = range(args.seed, args.seed + args.num)
+    if not args.interpolate:
+        return generate.sample(model, seeds, args.labels, **options), args.num, generate.COLUMNS
+    if args.num < 2:
+        raise UserError('--interpolate: give --num 2 or more, the images to walk between')
+    images = generate.interpolate(model, seeds, args.interpolate, **options)
+    return images, (args.num - 1) * args.interpolate, args.interpolate
+
+
+def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
+    """The images of a folder, translated at the size that the model was trained for."""
+    from sbzoo.data.images import read_image_folder
+    from sbzoo.engine import generate
+    from sbzoo.engine.datasets import leaf
+
+    folder = read_image_folder(root)
+    size = leaf(cfg.test_dataloader.dataset).image_size
+    return generate.translate(model, folder, size), folder.num_images, generate.COLUMNS
+
+
+if __name__ == '__main__':
+    arguments = parse_args()
+    cli.run(lambda: main(arguments), arguments.debug)
