@@ -36,9 +36,8 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=84),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='FrechetDistance', extractor='digits', real=_base_.train_dataloader.dataset
-)
+faces = dict(type='EmbeddedImages', name='faces32', data_root=_base_.data_root, image_size=32)
+val_evaluator = dict(type='FrechetDistance', extractor='digits', real=faces)
 test_evaluator = val_evaluator
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),

@@ -19,6 +19,8 @@ model = dict(
 train_dataloader = dict(batch_size=8)
 train_cfg = dict(max_epochs=60, val_interval=10)
 val_evaluator = dict(
-    type='FrechetDistance', extractor='inception', real=_base_.train_dataloader.dataset
+    type='FrechetDistance',
+    extractor='inception',
+    real=dict(type='ImageFolderDataset', data_root='data/ffhq64', image_size=64),
 )
 test_evaluator = val_evaluator

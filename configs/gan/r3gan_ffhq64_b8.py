@@ -23,6 +23,8 @@ optim_wrapper = dict(
     discriminator=dict(accumulative_counts=32, optimizer=dict(betas=(0.0, 0.99))),
 )
 val_evaluator = dict(
-    type='FrechetDistance', extractor='inception', real=_base_.train_dataloader.dataset
+    type='FrechetDistance',
+    extractor='inception',
+    real=dict(type='ImageFolderDataset', data_root='data/ffhq64', image_size=64),
 )
 test_evaluator = val_evaluator

@@ -23,6 +23,8 @@ optim_wrapper = dict(
     discriminator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),
 )
 val_evaluator = dict(
-    type='FrechetDistance', extractor='inception', real=_base_.train_dataloader.dataset
+    type='FrechetDistance',
+    extractor='inception',
+    real=dict(type='ImageFolderDataset', data_root='data/ffhq128', image_size=128),
 )
 test_evaluator = val_evaluator

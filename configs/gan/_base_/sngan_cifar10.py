@@ -18,6 +18,8 @@ train_cfg = dict(max_epochs=320, val_interval=20)
 val_dataloader = dict(dataset=dict(num_classes=10))
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='FrechetDistance', extractor='inception', real=_base_.train_dataloader.dataset
+    type='FrechetDistance',
+    extractor='inception',
+    real=dict(type='CIFAR10Dataset', data_root='data/cifar10'),
 )
 test_evaluator = val_evaluator
