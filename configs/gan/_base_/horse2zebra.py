@@ -4,7 +4,6 @@ data_root = 'data/horse2zebra'
 train_dataloader = dict(
     batch_size=1,
     num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='UnpairedFolders',
@@ -29,7 +28,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=1,
     num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='UnpairedFolders',

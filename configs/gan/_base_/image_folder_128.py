@@ -2,7 +2,6 @@
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
-    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='ImageFolderDataset',
