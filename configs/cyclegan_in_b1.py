@@ -1,5 +1,5 @@
 # CycleGAN (Zhu et al. 2017, arXiv 1703.10593) at a quarter of its width: plain digits to striped
-# ones and back, without pairs.
+# ones and back, without pairs. 2,000 steps.
 _base_ = [
     './_base_/plain2striped.py',
     './_base_/schedule_gan.py',
@@ -11,6 +11,7 @@ model = dict(
     discriminator=dict(type='PatchDiscriminator', base_channels=16, num_layers=2, norm='in'),
     image_size=64,
 )
+train_cfg = dict(max_epochs=4)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(betas=(0.5, 0.999))),
     discriminator=dict(optimizer=dict(betas=(0.5, 0.999))),
