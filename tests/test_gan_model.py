@@ -319,12 +319,14 @@ def test_the_pool_gives_back_what_it_was_given():
     assert again.filled == 4
 
 
-def test_a_translation_keeps_what_it_was_made_of():
-    model = cyclegan()
-    samples = model.val_step(pair(2))
-    assert torch.equal(samples[1].source_img, images(2, 1)[1])
-    assert torch.equal(samples[1].target_img, images(2, 2)[1])
-    assert samples[1].fake_img.shape == (3, SIZE, SIZE)
+def test_a_translation_stands_beside_what_it_was_made_of():
+    (first, second) = cyclegan().val_step(pair(2))
+    assert torch.equal(second.source_img, images(2, 1)[1])
+    assert second.fake_img.shape == (3, SIZE, SIZE)
+    assert 'target_img' not in first  # no pair
+    parts = dict(type='TinyTranslator'), dict(type='TinyDiscriminator', channels=6)
+    (_, paired) = Pix2Pix(*parts).val_step(pair(2))
+    assert torch.equal(paired.target_img, images(2, 2)[1])
 
 
 def _fixed_noise(model, noise):

@@ -72,11 +72,10 @@ def first_samples(
 
 
 def draw_samples(samples: list[BaseDataElement], columns: int = 8) -> Image.Image:
-    """A grid of samples; translations stand between their source and, if there is one, target."""
+    """A grid of samples; translations, fewer, between their source and, if there is one, target."""
     rows = [torch.cat([s.get(f) for f in FIELDS if f in s], dim=2) for s in samples]
-    if rows[0].shape[2] > rows[0].shape[1]:
-        columns = max(1, columns // 4)
-    return image_grid(torch.stack(rows), columns)
+    parts = rows[0].shape[2] // rows[0].shape[1]
+    return image_grid(torch.stack(rows[: len(rows) // parts]), columns // parts)
 
 
 def image_grid(images: Tensor, columns: int) -> Image.Image:

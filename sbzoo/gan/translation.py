@@ -16,6 +16,8 @@ from sbzoo.gan.losses import gan_loss
 class Translation(AdversarialModel):
     """A model whose `generator` translates images of a source into a target."""
 
+    beside = ('source', 'target')  # inputs that stand beside a translation in its sample
+
     def forward(
         self,
         inputs: dict[str, Tensor],
@@ -23,7 +25,7 @@ class Translation(AdversarialModel):
         mode: str = 'predict',
     ) -> list[BaseDataElement]:
         """Translate `inputs['source']`; the samples hold what went in beside what came out."""
-        given = {f'{name}_img': images for name, images in inputs.items()}
+        given = {f'{name}_img': inputs[name] for name in self.beside}
         return as_samples(self.translate(inputs['source']), **given)
 
     @torch.no_grad()
@@ -136,6 +138,8 @@ class CycleGAN(Translation):
             already; 0.5 of `cycle_weight` in the paper's examples.
         pool_size: Images that each discriminator remembers.
     """
+
+    beside = ('source',)  # the target is another image
 
     def __init__(
         self,
