@@ -15,7 +15,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from sbzoo.bench import ROOT
-from sbzoo.data.digits import CLASSES, cache_dir, ensure_digits
+from sbzoo.data.cache import cache_dir
+from sbzoo.data.digits import CLASSES, ensure_digits
 from sbzoo.engine.cli import positive_int
 from sbzoo.engine.configs import typed_dicts
 from sbzoo.errors import UserError

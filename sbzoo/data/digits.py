@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from rich.progress import track
+
+from sbzoo.data.cache import ensure_built
 
 SIZE = 96  # pixels, side of a scene
 CLASSES = tuple('0123456789')
@@ -59,41 +57,9 @@ SPLITS = (
 )  # fmt: skip
 
 
-def cache_dir() -> Path:
-    """Where built and downloaded files are kept: $SBZOO_CACHE, or ~/.cache/sbzoo."""
-    return Path(os.environ.get('SBZOO_CACHE', '~/.cache/sbzoo')).expanduser()
-
-
 def ensure_digits(root: str | Path) -> Path:
-    """Build the set under `root` unless it is there already, and return `root`.
-
-    The set appears under its name only when it is complete, also when two processes build it
-    at once: it is written to a temporary folder beside it, which is then renamed.
-    """
-    root = Path(root)
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-        try:
-            digest = build_digits(scratch)
-            _publish(scratch, root)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        if digest != DIGEST:
-            warnings.warn(
-                f'{root}: the installed scikit-learn, scikit-image or Pillow gives other pictures '
-                f'(sha256 {digest}) than the published figures were measured on ({DIGEST})',
-                stacklevel=2,
-            )
-    return root
-
-
-def _publish(scratch: Path, root: Path) -> None:
-    try:
-        scratch.rename(root)
-    except OSError:
-        if not root.exists():  # else another process was first, with the same bytes
-            raise
+    """Build the set under `root` unless it is there already, and return `root`."""
+    return ensure_built(root, build_digits, DIGEST)
 
 
 def build_digits(root: Path) -> str:
@@ -146,14 +112,9 @@ class _Coco:
 
 def scenes(split: Split) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
     """Yield the scenes of a split: pixels [96, 96, 3] and a list of (label, mask [96, 96])."""
-    from sklearn.datasets import load_digits
-
     rng = np.random.RandomState(split.seed)
-    source = load_digits()
-    chosen = np.isin(np.arange(len(source.target)) % 6, split.digits)
-    strokes = np.minimum(source.images[chosen] * 24, 255).astype(np.uint8)  # from 0..16
-    labels = source.target[chosen]
-    photographs = [_photograph(name) for name in split.photographs]
+    strokes, labels = handwriting(split, gain=24)
+    photographs = [photograph(name) for name in split.photographs]
     for _ in range(split.num_images):
         pixels = _background(photographs[rng.randint(len(photographs))], rng)
         taken = np.zeros((SIZE, SIZE), dtype=bool)
@@ -167,7 +128,23 @@ def scenes(split: Split) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarra
         yield pixels, objects
 
 
-def _photograph(name: str) -> Image.Image:
+def handwriting(split: Split, gain: int) -> tuple[np.ndarray, np.ndarray]:
+    """The digits of a split, uint8 [N, 8, 8] from black to white, and their labels [N].
+
+    Args:
+        split: Which of them.
+        gain: By how much their values of 0 to 16 are multiplied; what is above 255 is cut.
+    """
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    chosen = np.isin(np.arange(len(source.target)) % 6, split.digits)
+    strokes = np.minimum(source.images[chosen] * gain, 255).astype(np.uint8)
+    return strokes, source.target[chosen]
+
+
+def photograph(name: str) -> Image.Image:
+    """One of the PNG photographs of scikit-image, in RGB."""
     import skimage
 
     return Image.open(Path(skimage.__file__).parent / 'data' / f'{name}.png').convert('RGB')
