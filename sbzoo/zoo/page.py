@@ -1,0 +1,133 @@
+"""The file of a model card: all of it follows from the fields of its head."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, StrictUndefined
+
+from sbzoo.zoo.cards import TASKS, Card, metadata
+
+PICTURES = {'object-detection': 'detections.png'}  # `samples.png` for all others
+CALLS = {
+    'object-detection': "predict('image.png')",
+    'unconditional-image-generation': 'sample(16).shape',
+    'image-to-image': "translate('image.png').shape",
+}
+TEMPLATE = """\
+# {{ card.name }}
+
+{{ card.summary }}
+{% if picture %}
+
+![{{ picture }}]({{ picture }})
+{% endif %}
+
+## Use
+
+{% if call %}
+```python
+import sbzoo
+
+model = sbzoo.load('{{ card.name }}')
+print(model.{{ call }})
+```
+{% elif card.config %}
+```bash
+python tools/train.py {{ card.config }} --data DIR
+```
+{% elif card.weights %}
+No config of sbzoo loads it; `sbzoo.zoo.fetch('card://{{ card.name }}')` is the checked file.
+{% else %}
+Its weights are not published.
+{% endif %}
+
+## Results
+
+{% if card.results %}
+| metric | value | {% if splits %}split | {% endif %}protocol |
+|---|---|{% if splits %}---|{% endif %}---|
+{% for result in card.results %}
+| {{ result.metric }} | {{ result }} | {% if splits %}{{ result.split }} | {% endif %}\
+{{ result.protocol }} |
+{% endfor %}
+
+{% if card.is_ours %}
+{{ 'Mean ± standard deviation over the seeds.' if card.seeds|length > 1 else 'One seed.' }}
+{% else %}
+As published by the source; not measured here.
+{% endif %}
+{% else %}
+None is published.
+{% endif %}
+
+## Training
+
+| | |
+|---|---|
+{% for label, value in facts %}
+| {{ label }} | {{ value }} |
+{% endfor %}
+{% if card.limits %}
+
+## Limits
+
+{% for limit in card.limits %}
+- {{ limit }}
+{% endfor %}
+{% endif %}
+
+## Licence
+
+{{ licence }}
+"""
+
+
+def page(card: Card) -> str:
+    """The text of a card's file."""
+    environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
+    body = environment.from_string(TEMPLATE).render(
+        card=card,
+        call=CALLS.get(card.task) if card.config else None,
+        picture=_picture(card),
+        splits=any(result.split for result in card.results),
+        facts=[(label, value) for label, value in _facts(card).items() if value],
+        licence=_licence(card),
+    )
+    return f'---\n{metadata(card).to_yaml()}\n---\n\n{body}\n'
+
+
+def _picture(card: Card) -> str:
+    return PICTURES.get(card.task, 'samples.png') if card.is_ours else ''
+
+
+def _facts(card: Card) -> dict[str, str]:
+    return {
+        'task': TASKS[card.task],
+        'data': card.data,
+        'norm': card.norm and f'`{card.norm}`',
+        'images a step and device': card.batch,
+        'devices': card.devices,
+        'steps for one update': card.accumulated,
+        'schedule': card.training,
+        'seeds': ', '.join(map(str, card.seeds)),
+        'pixels': card.preprocessing,
+        'memory': card.memory and f'{card.memory:g} GB',
+        'config': card.config and f'`{card.config}`',
+        'weights': _weights(card),
+        'paper': card.paper,
+        'source': card.source,
+    }
+
+
+def _weights(card: Card) -> str:
+    if not card.weights:
+        return ''
+    digits = f'sha256 `{card.sha256}`' if card.sha256 else 'no sha256 published'
+    if 0 < len(card.sha256) < 64:
+        digits += f' ({len(card.sha256)} of its digits are published)'
+    return f'{card.weights}, {digits}'
+
+
+def _licence(card: Card) -> str:
+    if card.license == 'unknown':
+        return 'Not stated for these weights; ask at the source.'
+    return card.license
