@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.logging import MessageHub
+from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import nn
+from torch.multiprocessing import start_processes
 from torch.nn.functional import l1_loss
 
 from sbzoo.data.latents import LatentDataset
@@ -133,7 +136,7 @@ def test_accumulated_batches_are_one_large_batch(monkeypatch):
     small, large = gan(), gan()
     large.load_state_dict(small.state_dict())
     batches = images(4)
-    taken = iter([noise[:2], noise[:2], noise[2:], noise[2:], noise, noise])
+    taken = iter([noise[:2], noise[:2], noise[2:], noise])
     for model in (small, large):
         monkeypatch.setattr(
             model, '_generate', lambda num, labels, m=model: m.generator(next(taken), labels)
@@ -145,9 +148,7 @@ def test_accumulated_batches_are_one_large_batch(monkeypatch):
     assert torch.equal(weights(small), first)
     small._train_discriminator(*_real(small, batches[2:]), wrappers['discriminator'], 1)
     assert not torch.equal(weights(small.discriminator), weights(large.discriminator))
-    large._train_discriminator(
-        *_real(large, batches), optimizers(large)['discriminator'], 0
-    )  # takes the noise that the second generator step of `small` would have
+    large._train_discriminator(*_real(large, batches), optimizers(large)['discriminator'], 0)
     assert torch.allclose(weights(small.discriminator), weights(large.discriminator), atol=1e-6)
 
 
@@ -324,3 +325,36 @@ def test_a_translation_keeps_what_it_was_made_of():
     assert torch.equal(samples[1].source_img, images(2, 1)[1])
     assert torch.equal(samples[1].target_img, images(2, 2)[1])
     assert samples[1].fake_img.shape == (3, SIZE, SIZE)
+
+
+def _fixed_noise(model, noise):
+    model._generate = lambda num, labels: model.generator(noise, labels)
+
+
+def _rank(rank: int, folder: str, state: dict, noise: torch.Tensor) -> None:
+    dist.init_process_group('gloo', f'file://{folder}/meet', rank=rank, world_size=2)
+    model = gan(ema=dict(half_life=100), loss='relativistic')
+    model.load_state_dict(state)
+    wrapped = MMSeparateDistributedDataParallel(model)
+    _fixed_noise(model, noise[rank : rank + 1])
+    wrappers = optimizers(wrapped)
+    for _ in range(2):
+        wrapped.train_step(dict(inputs=images(2)[rank : rank + 1]), wrappers)
+    torch.save(model.state_dict(), f'{folder}/{rank}')
+    dist.destroy_process_group()
+
+
+def test_two_ranks_of_one_image_are_one_rank_of_two(tmp_path):
+    model, noise = gan(ema=dict(half_life=100), loss='relativistic'), torch.randn(2, 4)
+    arguments = str(tmp_path), model.state_dict(), noise
+    start_processes(_rank, arguments, nprocs=2, start_method='fork')
+    _fixed_noise(model, noise)
+    wrappers = optimizers(model)
+    for _ in range(2):
+        model.train_step(dict(inputs=images(2)), wrappers)
+    expected = model.state_dict()
+    for rank in range(2):
+        found = torch.load(tmp_path / str(rank))
+        assert len(found) == len(expected)
+        for value, key in zip(found.values(), expected, strict=True):  # wrappers add to the keys
+            torch.testing.assert_close(value, expected[key])

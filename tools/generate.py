@@ -1,12 +1,18 @@
 #!/usr/bin/env python
 """Generate images: sample a GAN, walk between its samples, or translate a folder."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from sbzoo.engine import cli
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from sbzoo.gan.adversarial import AdversarialModel
 
 EXAMPLES = """
 examples:
@@ -53,37 +59,43 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.configs import load_config
     from sbzoo.engine.generate import load_model, save
 
-    model = load_model(load_config(args.config), args.checkpoint)
-    images, num, columns = pictures(model, args)
+    cfg = load_config(args.config)
+    images, num, columns = pictures(cfg, load_model(cfg, args.checkpoint), args)
     out = save(images, num, args.out, columns)
     print(f'{num} images: {out}')
     if out.is_dir():
         print(f'next:    python tools/fid.py REAL_FOLDER {out}')
 
 
-def pictures(model: nn.Module, args: argparse.Namespace) -> tuple:
+def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
     """The images that the options ask for, how many, and in how many columns of a grid."""
-    from sbzoo.data.images import image_files
-
     from sbzoo.engine import generate
     from sbzoo.errors import UserError
     from sbzoo.gan.translation import Translation
 
-    if isinstance(model, Translation):
-        if not args.input:
-            raise UserError(f'{args.config}: a translation model; give --input DIR')
-        files = image_files(args.input)
-        return generate.translate(model, files, model.image_size), len(files), generate.COLUMNS
+    if isinstance(model, Translation) != bool(args.input):
+        raise UserError('--input DIR is what a translation model needs, and a GAN cannot use')
     if args.input:
-        raise UserError('--input: this GAN makes images of noise; leave it out')
+        return translations(cfg, model, args.input)
     options = {} if args.truncation is None else dict(truncation=args.truncation)
     seeds = range(args.seed, args.seed + args.num)
-    if args.interpolate:
-        if args.num < 2:
-            raise UserError('--interpolate: give --num 2 or more, the images to walk between')
-        images = generate.interpolate(model, seeds, args.interpolate, **options)
-        return images, (args.num - 1) * args.interpolate, args.interpolate
-    return generate.sample(model, seeds, args.labels, **options), args.num, generate.COLUMNS
+    if not args.interpolate:
+        return generate.sample(model, seeds, args.labels, **options), args.num, generate.COLUMNS
+    if args.num < 2:
+        raise UserError('--interpolate: give --num 2 or more, the images to walk between')
+    images = generate.interpolate(model, seeds, args.interpolate, **options)
+    return images, (args.num - 1) * args.interpolate, args.interpolate
+
+
+def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
+    """The images of a folder, translated at the size that the model was trained for."""
+    from sbzoo.data.images import read_image_folder
+    from sbzoo.engine import generate
+    from sbzoo.engine.datasets import leaf
+
+    folder = read_image_folder(root)
+    size = leaf(cfg.test_dataloader.dataset).image_size
+    return generate.translate(model, folder, size), folder.num_images, generate.COLUMNS
 
 
 if __name__ == '__main__':

@@ -8,7 +8,11 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     # two are kept, because the older is removed before the newer is written
     checkpoint=dict(
-        type='CheckpointHook', interval=1, max_keep_ckpts=2, backend_args=dict(backend='atomic')
+        type='CheckpointHook',
+        interval=1,
+        max_keep_ckpts=2,
+        save_param_scheduler=False,  # there is none
+        backend_args=dict(backend='atomic'),
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )

@@ -6,4 +6,4 @@ A module has a docstring (its help), `add_arguments(parser)` and `run(args)`.
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BENCHES = ('norm', 'memory', 'train', 'ap', 'digits', 'transfer', 'configs')
+BENCHES = ('norm', 'memory', 'train', 'ap', 'digits', 'transfer', 'configs', 'gan')

@@ -68,10 +68,10 @@ def write_lines(path: Path, results: list[dict]) -> None:
     print(f'runs: {path}')
 
 
-def cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float], decimals: int = 3) -> str:
     """Mean and spread (standard deviation) of one cell of a table, or what there is of them."""
-    spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.3f}{spread}' if values else ''
+    spread = f' ± {statistics.stdev(values):.{decimals}f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.{decimals}f}{spread}' if values else ''
 
 
 def ap(result: dict) -> float:

@@ -2,14 +2,97 @@
 
 from __future__ import annotations
 
-from mmengine.config import Config, ConfigDict
+from pathlib import Path
 
-from sbzoo.data.coco import CocoFolder
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+from sbzoo.data.coco import CocoFolder, read_folder
+from sbzoo.data.image_sets import PairedFolders, UnpairedFolders
+from sbzoo.data.images import read_image_folder
+from sbzoo.data.pairs import read_domains, read_pairs
 from sbzoo.engine.configs import typed_dicts
 from sbzoo.errors import UserError
 
 
-def set_data(cfg: Config, folder: CocoFolder) -> None:
+def set_data(cfg: Config, root: str, drop_empty_boxes: bool = False) -> None:
+    """Train and evaluate on another folder, of the kind that the config's data set is of.
+
+    Raises:
+        UserError: The folder is not of this kind, or something in it is malformed.
+    """
+    kind = DATASETS.get(leaf(cfg.train_dataloader.dataset).type)
+    if kind is None:  # MMDetection's are in a registry of their own
+        set_coco(cfg, read_folder(root, drop_empty_boxes))
+    elif issubclass(kind, UnpairedFolders):
+        set_domains(cfg, root)
+    elif issubclass(kind, PairedFolders):
+        set_pairs(cfg, root)
+    else:
+        set_images(cfg, root)
+
+
+def set_images(cfg: Config, root: str) -> None:
+    """Generate images like those of a folder; of a conditional model, sub-folders are classes."""
+    conditional = 'num_classes' in cfg.model.generator
+    folder = read_image_folder(root, labels=conditional)
+    dataset = dict(
+        type='ImageFolderDataset',
+        data_root=str(root),
+        image_size=cfg.model.generator.image_size,
+        labels=conditional,
+    )
+    _replace(leaf(cfg.train_dataloader.dataset), dataset)
+    if conditional:
+        parts = cfg.model.generator, cfg.model.discriminator, *_evaluated(cfg)
+        for part in parts:
+            part.num_classes = len(folder.classes)
+    for name in ('val', 'test'):
+        evaluator = cfg[f'{name}_evaluator']
+        evaluator.real = dict(dataset)
+        evaluator.pop('held_out', None)
+
+
+def set_domains(cfg: Config, root: str) -> None:
+    """Translate between folders trainA and trainB, tested on testA and testB if there are such."""
+    read_domains(root)
+    tests = [name for name in ('testA', 'testB') if (Path(root) / name).is_dir()]
+    names = tests if len(tests) == 2 else ('trainA', 'trainB')
+    _set_translation(cfg, 'UnpairedFolders', root, root, source=names[0], target=names[1])
+
+
+def set_pairs(cfg: Config, root: str) -> None:
+    """Translate between pairs, of the folders train and val or test if there are such."""
+    splits = [p for name in ('train', 'val', 'test') if (p := Path(root) / name).is_dir()]
+    train, test = (splits[0], splits[-1]) if splits else (root, root)
+    for split in {train, test}:
+        read_pairs(split)
+    _set_translation(cfg, 'PairedFolders', train, test)
+
+
+def _set_translation(
+    cfg: Config, kind: str, train: str | Path, test: str | Path, **names: str
+) -> None:
+    trained = leaf(cfg.train_dataloader.dataset)
+    _replace(trained, dict(type=kind, data_root=str(train), image_size=trained.image_size))
+    for tested in _evaluated(cfg):
+        size = tested.image_size
+        _replace(tested, dict(type=kind, data_root=str(test), image_size=size, **names))
+
+
+def _evaluated(cfg: Config) -> list[ConfigDict]:
+    return [leaf(cfg[f'{name}_dataloader'].dataset) for name in ('val', 'test')]
+
+
+def _replace(dataset: ConfigDict, by: dict) -> None:
+    """Another data set, in the same pipeline."""
+    names = 'pipeline', 'test_mode', 'indices', 'source', 'target'
+    kept = {k: v for k, v in dataset.items() if k in names}
+    dataset.clear()
+    dataset.update({**kept, **by})
+
+
+def set_coco(cfg: Config, folder: CocoFolder) -> None:
     """Train and validate on a COCO-format folder, with the config's own pipelines.
 
     Raises:
@@ -19,17 +102,14 @@ def set_data(cfg: Config, folder: CocoFolder) -> None:
     if predicts_masks and not (folder.train.has_masks and folder.val.has_masks):
         raise UserError(f'{folder.root}: the model predicts masks, the annotations have none')
     for name, split in (('train', folder.train), ('val', folder.val), ('test', folder.val)):
-        dataset = _leaf(cfg[f'{name}_dataloader'].dataset)
-        kept = {k: v for k, v in dataset.items() if k in ('pipeline', 'test_mode', 'indices')}
-        dataset.clear()
-        dataset.update(
+        coco = dict(
             type='CocoDataset',
             data_root='',
             ann_file=str(split.ann_file),
             data_prefix=dict(img=f'{split.image_dir}/'),
             metainfo=dict(classes=folder.classes),
-            **kept,
         )
+        _replace(leaf(cfg[f'{name}_dataloader'].dataset), coco)
         if name != 'train':
             metric = ['bbox', 'segm'] if predicts_masks else ['bbox']
             cfg[f'{name}_evaluator'] = dict(
@@ -40,7 +120,7 @@ def set_data(cfg: Config, folder: CocoFolder) -> None:
             part['num_classes'] = len(folder.classes)
 
 
-def _leaf(dataset: ConfigDict) -> ConfigDict:
+def leaf(dataset: ConfigDict) -> ConfigDict:
     """The innermost dataset of wrappers such as RepeatDataset."""
     while 'dataset' in dataset:
         dataset = dataset['dataset']

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from sbzoo.data.images import read_image
+from sbzoo.data.images import ImageFolder, fit, to_rgb
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
@@ -89,13 +89,14 @@ def interpolate(model: GAN, seeds: Sequence[int], steps: int, **options: float) 
     ends = model.noise(seeds)
     fractions = torch.linspace(0, 1, steps).tolist()
     noise = torch.stack([slerp(a, b, t) for a, b in pairwise(ends) for t in fractions])
-    labels = torch.zeros(len(noise), dtype=torch.long) if model.sampler.num_classes else None
+    conditional = model.sampler.num_classes > 0
 
     @torch.no_grad()
     def batch(chunk: Sequence[int]) -> Tensor:
-        return model.sampler(noise[chunk], None if labels is None else labels[chunk], **options)
+        labels = noise.new_zeros(len(chunk), dtype=torch.long) if conditional else None
+        return model.sampler(noise[list(chunk)], labels, **options)
 
-    return _in_batches(batch, list(range(len(noise))), model.sampler.image_size)
+    return _in_batches(batch, range(len(noise)), model.sampler.image_size)
 
 
 def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
@@ -108,14 +109,23 @@ def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
     return (weights[0] * start + weights[1] * end) / torch.sin(angle)
 
 
-def translate(model: Translation, paths: Sequence[Path], size: int) -> Iterator[Tensor]:
-    """Translate image files, cropped and resized to `size` pixels."""
+def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Tensor]:
+    """Translate the images of a folder, their central squares at `size` pixels."""
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        images = torch.stack([read_image(paths[i], size) for i in chunk])
-        return model.translate((images / 127.5 - 1).to(model.data_preprocessor.device))
+        images = np.stack([np.asarray(_square(folder.paths[i], size)) for i in chunk])
+        inputs = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        return model.translate(inputs.to(model.data_preprocessor.device))
 
-    return _in_batches(batch, list(range(len(paths))), size)
+    return _in_batches(batch, range(folder.num_images), size)
+
+
+def _square(path: Path, size: int) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return fit(to_rgb(image), size)
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path}: cannot be read ({error})') from error
 
 
 def _in_batches(

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 
-from sbzoo.data.coco import read_folder
 from sbzoo.engine.configs import load_config, typed_dicts
 from sbzoo.engine.datasets import set_data
 from sbzoo.engine.norms import set_norm
@@ -42,7 +41,7 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         cfg.merge_from_dict(_key_values(args.cfg_options))
     if args.data:
-        set_data(cfg, read_folder(args.data, args.drop_empty_boxes))
+        set_data(cfg, args.data, args.drop_empty_boxes)
     for option, change in CHANGES.items():
         value = getattr(args, option, None)
         if value is not None and value is not False:  # 0 is a seed

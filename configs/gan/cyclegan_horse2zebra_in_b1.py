@@ -1,0 +1,27 @@
+# CycleGAN on horse2zebra, instance norm, one image a step, as published. Not trained here.
+#   python tools/train.py configs/gan/cyclegan_horse2zebra_in_b1.py --data data/horse2zebra
+# Published: FID 64.52 to zebras, 141.15 to horses (MMagic 1.2.0, its own training, 1 image a step).
+_base_ = [
+    './_base_/horse2zebra.py',
+    '../_base_/schedule_gan.py',
+    '../_base_/gan_runtime.py',
+]
+model = dict(
+    type='CycleGAN',
+    generator=dict(type='ResnetGenerator'),
+    discriminator=dict(type='PatchDiscriminator'),
+    image_size=256,
+)
+train_cfg = dict(max_epochs=200, val_interval=20)
+optim_wrapper = dict(
+    generator=dict(optimizer=dict(betas=(0.5, 0.999))),
+    discriminator=dict(optimizer=dict(betas=(0.5, 0.999))),
+)
+param_scheduler = {
+    player: [dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=100, end=200)]
+    for player in ('generator', 'discriminator')
+}
+val_evaluator = dict(
+    type='FrechetDistance', extractor='inception', real=_base_.data_root + '/testB'
+)
+test_evaluator = val_evaluator

@@ -1,0 +1,44 @@
+# StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) from 84 faces, with DiffAugment (Zhao et al.
+# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces.
+_base_ = [
+    './_base_/faces32.py',
+    './_base_/schedule_gan.py',
+    './_base_/gan_runtime.py',
+]
+model = dict(
+    type='GAN',
+    generator=dict(
+        type='StyleGAN2Generator',
+        image_size=32,
+        noise_size=64,
+        base_channels=32,
+        max_channels=128,
+        mapping_layers=4,
+    ),
+    discriminator=dict(
+        type='StyleGAN2Discriminator', image_size=32, base_channels=32, max_channels=128
+    ),
+    loss='non-saturating',
+    penalties=[dict(type='r1', weight=1.0, interval=16)],
+    augment='color,translation,cutout',
+    ema=dict(half_life=5000),
+)
+train_dataloader = dict(
+    batch_size=8,
+    dataset=dict(
+        _delete_=True, type='RepeatDataset', times=20, dataset=_base_.train_dataloader.dataset
+    ),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='LatentDataset', num=84),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='FrechetDistance', extractor='digits', real=_base_.data_root + '/train')
+test_evaluator = val_evaluator
+optim_wrapper = dict(
+    generator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),
+    discriminator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),
+)
