@@ -32,4 +32,5 @@ import sbzoo.engine.with_norm  # noqa: E402
 import sbzoo.gan  # noqa: E402
 import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402
-import sbzoo.metrics.ap  # noqa: E402, F401
+import sbzoo.metrics.ap  # noqa: E402
+import sbzoo.zoo.models  # noqa: E402, F401

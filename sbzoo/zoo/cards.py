@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -180,10 +181,8 @@ def _tuple(value: Any) -> Any:
 
 
 def _result(row: EvalResult) -> Result:
-    args = row.metric_args
-    return Result(
-        row.metric_name, row.metric_value, args['protocol'], row.dataset_split or '', args.get('std')
-    )
+    args, split = row.metric_args, row.dataset_split or ''
+    return Result(row.metric_name, row.metric_value, args['protocol'], split, args.get('std'))
 
 
 def metadata(card: Card) -> ModelCardData:
@@ -218,14 +217,10 @@ def _row(card: Card, result: Result) -> EvalResult:
         metric_name=result.metric,
         metric_value=result.value,
         metric_args=args,
-        source_name=card.source and _host(card.source) or None,
+        source_name=urlsplit(card.source).netloc or None,
         source_url=card.source or None,
     )
 
 
 def _slug(text: str) -> str:
     return re.sub(r'\W+', '_', text.lower()).strip('_')
-
-
-def _host(url: str) -> str:
-    return url.split('/')[2]

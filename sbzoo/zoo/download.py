@@ -107,8 +107,8 @@ def _open(url: str, start: int) -> _Answer:
         raise _meaning(url, getattr(error, 'reason', error)) from error
     if response.status != PARTIAL:
         return _Answer(response, 0, response.length)
-    first, _, total = response.headers.get('Content-Range', '').removeprefix('bytes ').partition('/')
-    if first.partition('-')[0] != str(start):  # another part than was asked for
+    given, _, total = response.headers.get('Content-Range', '').partition('/')
+    if not given.startswith(f'bytes {start}-'):  # another part than was asked for
         response.close()
         return _open(url, 0)
     return _Answer(response, start, int(total) if total.isdecimal() else None)

@@ -12,6 +12,7 @@ import torch
 from mmdet.apis import inference_detector
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,8 +27,9 @@ from sbzoo.gan.model import GAN
 from sbzoo.norm.names import accept_published_names
 from sbzoo.zoo.cards import ROOT, Card, card
 from sbzoo.zoo.keymaps import own_keys
-from sbzoo.zoo.store import fetch
+from sbzoo.zoo.store import CARD, fetch
 
+GENERATOR = 'generator.'  # what the keys of a GAN's weights begin with, as in training
 Picture = str | Path | np.ndarray  # a file, or RGB pixels uint8 [H, W, 3]
 
 
@@ -152,6 +154,18 @@ def config_of(found: Card) -> Config:
     return load_config(found.config if '::' in found.config else str(ROOT / found.config))
 
 
+@CheckpointLoader.register_scheme(prefixes=CARD, force=True)
+def load_from_card(reference: str, map_location: str | None = None) -> dict:
+    """What `load_from` and `init_cfg` of any config do with `card://NAME`; it stays on the CPU.
+
+    Raises:
+        UserError: No such card, or its weights cannot be had.
+    """
+    found = card(reference.removeprefix(CARD))
+    checkpoint = read_checkpoint(fetch(found.reference, found.sha256))
+    return dict(checkpoint, state_dict=own_keys(found, checkpoint['state_dict']))
+
+
 def load_weights(model: nn.Module, found: Card) -> None:
     """Load the weights of a card, each of them and no other, into its model.
 
@@ -160,10 +174,10 @@ def load_weights(model: nn.Module, found: Card) -> None:
     Raises:
         UserError: They cannot be had, or are of another model.
     """
-    weights = own_keys(found, read_checkpoint(fetch(f'card://{found.name}'))['state_dict'])
+    weights = load_from_card(f'{CARD}{found.name}')['state_dict']
     part = sampling_part(model)
     if part is not model:
-        weights = {name.removeprefix('generator.'): value for name, value in weights.items()}
+        weights = {key.removeprefix(GENERATOR): value for key, value in weights.items()}
     accept_published_names(part)
     check_weights(f'card {found.name}', weights, part)
     part.load_state_dict(weights)

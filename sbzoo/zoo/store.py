@@ -43,7 +43,7 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
     reference = str(reference)
     if reference.startswith(CARD):
         found = card(reference.removeprefix(CARD))
-        return fetch(found.weights, sha256 or found.sha256)
+        return fetch(found.reference, sha256 or found.sha256)
     url = address(reference)
     if url:
         return _fetch_url(url, sha256 or _digits_in_name(url))
@@ -66,11 +66,12 @@ def address(reference: str) -> str | None:
         return None
     if scheme in ('http', 'https'):
         return reference
+    hub = f'{HUB}OWNER/NAME/FILE'
     if f'{scheme}://' != HUB:
-        raise UserError(f'{reference}: give a path, {CARD}NAME, https://... or {HUB}OWNER/NAME/FILE')
-    owner, name, file = (rest.split('/', 2) + ['', ''])[:3]
-    if not file:
-        raise UserError(f'{reference}: name a file as well, {HUB}OWNER/NAME/FILE')
+        raise UserError(f'{reference}: give a path, {CARD}NAME, https://... or {hub}')
+    if rest.count('/') < 2:
+        raise UserError(f'{reference}: name a file as well, {hub}')
+    owner, name, file = rest.split('/', 2)
     return f'{HUB_URL}/{owner}/{name}/resolve/main/{file}'
 
 
