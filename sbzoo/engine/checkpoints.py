@@ -81,7 +81,11 @@ def read_checkpoint(path: str | Path) -> dict:
     if Path(path).suffix == '.safetensors':
         return _read_safetensors(path)
     checkpoint = _read_pickle(path)
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict')
+    if all(map(torch.is_tensor, checkpoint.values())):  # as timm and torchvision publish them
+        checkpoint = dict(state_dict=checkpoint)
+    if 'state_dict' not in checkpoint:
         raise UserError(f'{path}: not a checkpoint: it has no state_dict')
     return checkpoint
 

@@ -56,6 +56,8 @@ class Card:
         config: What loads the weights here, relative to the repository, or `mmdet::...`.
         weights: A file beside the card, or an address; see `sbzoo.zoo.fetch`.
         sha256: Of the weights, or the eight digits of it that are published.
+        keymap: A row of `sbzoo.zoo.keymaps.KEYMAPS`, where the file has other names.
+        prefix: What the keys that are wanted begin with, where the map leaves it open.
         norm: A spec of `sbzoo.norm`; of a GAN, that of its generator.
         batch: Images a step and device.
         accumulated: Steps for one update.
@@ -75,6 +77,8 @@ class Card:
     config: str = ''
     weights: str = ''
     sha256: str = ''
+    keymap: str = ''
+    prefix: str = ''
     norm: str = ''
     batch: int | None = None
     devices: int | None = None

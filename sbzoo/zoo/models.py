@@ -26,10 +26,9 @@ from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.norm.names import accept_published_names
 from sbzoo.zoo.cards import ROOT, Card, card
-from sbzoo.zoo.keymaps import own_keys
+from sbzoo.zoo.keymaps import GENERATOR, own_keys
 from sbzoo.zoo.store import CARD, fetch
 
-GENERATOR = 'generator.'  # what the keys of a GAN's weights begin with, as in training
 Picture = str | Path | np.ndarray  # a file, or RGB pixels uint8 [H, W, 3]
 
 

@@ -46,7 +46,7 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
         return fetch(found.reference, sha256 or found.sha256)
     url = address(reference)
     if url:
-        return _fetch_url(url, sha256 or _digits_in_name(url))
+        return _fetch_url(url, sha256 or digits_in_name(url))
     path = Path(reference).expanduser()
     if not path.is_file():
         raise UserError(f'{path}: no such file')
@@ -85,7 +85,8 @@ def cached(url: str) -> Path:
     return cache_dir().joinpath('checkpoints', *kept)
 
 
-def _digits_in_name(url: str) -> str | None:
+def digits_in_name(url: str) -> str | None:
+    """The first digits of a sha256 that OpenMMLab puts at the end of the name of a file."""
     match = re.search(rf'-([0-9a-f]{{{DIGITS}}})\.\w+$', urlsplit(url).path)
     return match[1] if match else None
 
