@@ -15,5 +15,12 @@ optim_wrapper = dict(
     generator=dict(optimizer=dict(betas=(0.5, 0.999))),
     discriminator=dict(optimizer=dict(betas=(0.5, 0.999))),
 )
-val_evaluator = dict(type='FrechetDistance', extractor='digits', real=_base_.data_root + '/trainB')
+striped = dict(
+    type='EmbeddedImages',
+    name='plain2striped',
+    data_root=_base_.data_root,
+    split='trainB',
+    image_size=64,
+)
+val_evaluator = dict(type='FrechetDistance', extractor='digits', real=striped)
 test_evaluator = val_evaluator

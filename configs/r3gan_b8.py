@@ -1,6 +1,5 @@
 # R3GAN (Huang et al. 2024, arXiv 2501.05441), which has no norm: the baseline for those that have.
 _base_ = [
-    './_base_/digits32.py',
     './_base_/schedule_gan.py',
     './_base_/evaluation_digits32.py',
     './_base_/gan_runtime.py',

@@ -36,7 +36,9 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=84),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='FrechetDistance', extractor='digits', real=_base_.data_root + '/train')
+val_evaluator = dict(
+    type='FrechetDistance', extractor='digits', real=_base_.train_dataloader.dataset
+)
 test_evaluator = val_evaluator
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),

@@ -20,7 +20,9 @@ MODELS.register_module(module=Norm)
 import sbzoo.backbones.resnet  # noqa: E402
 import sbzoo.backbones.timm  # noqa: E402
 import sbzoo.data.datasets  # noqa: E402
+import sbzoo.data.image_sets  # noqa: E402
 import sbzoo.data.latents  # noqa: E402
+import sbzoo.data.transforms  # noqa: E402
 import sbzoo.engine.alphas  # noqa: E402
 import sbzoo.engine.checkpoints  # noqa: E402
 import sbzoo.engine.generation  # noqa: E402
@@ -33,4 +35,6 @@ import sbzoo.gan  # noqa: E402
 import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402
 import sbzoo.metrics.ap  # noqa: E402
+import sbzoo.metrics.generative  # noqa: E402
+import sbzoo.metrics.pairs  # noqa: E402
 import sbzoo.zoo.models  # noqa: E402, F401

@@ -223,3 +223,15 @@ def test_frozen_parameters_get_no_gradient():
     layer(x).sum().backward()
     assert x.grad is not None
     assert all(p.grad is None for p in layer.parameters())
+
+
+@pytest.mark.parametrize(('spec', 'channels'), [('in', C), ('gn8', C), ('ln', 1)])
+@pytest.mark.parametrize('training', [True, False])
+def test_statistics_of_single_values_are_refused(spec, channels, training):
+    layer = Norm(channels, spec).train(training)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, channels, 1, 1).contiguous(memory_format=memory_format)
+        with pytest.raises(UserError, match=rf"'{spec}' of \[3, {channels}, 1, 1\].*ln, gn"):
+            layer(x)
+    layer(torch.randn(3, channels, 1, 2))  # two values are enough
+    layer(torch.randn(0, channels, 2, 2))

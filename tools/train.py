@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector, from a config of sbzoo or of MMDetection."""
+"""Train a detector or a GAN, from a config of sbzoo or of MMDetection."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,7 @@ EXAMPLES = r"""
 examples:
   python tools/train.py configs/retinanet_gn_b2.py
   python tools/train.py configs/retinanet_gn_b2.py --norm ln --batch 1
+  python tools/train.py configs/dcgan_in_b2.py --norm hybrid --batch 1
   python tools/train.py mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py \
       --norm gn --batch 2 --data /my/coco --scratch
 """
@@ -50,12 +51,12 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
-    from sbzoo.engine.training import show, train
+    from sbzoo.engine.training import next_tool, show, train
 
     cfg = build_config(args)
     runner, metrics = train(cfg, args.resume, args.load_from)
     config = Path(cfg.filename).name  # as it was left there, with every option in it
-    show(runner, metrics, f'python tools/test.py {runner.work_dir}/{config} {runner.work_dir}')
+    show(runner, metrics, f'{next_tool(runner)} {runner.work_dir}/{config} {runner.work_dir}')
 
 
 if __name__ == '__main__':

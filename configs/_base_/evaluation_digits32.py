@@ -1,7 +1,5 @@
 # 299 samples against the 1,498 training digits, beside as many digits that were held out.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/digits32'
+_base_ = './digits32.py'
 val_dataloader = dict(
     batch_size=64,
     num_workers=0,
@@ -9,10 +7,11 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=299),
 )
 test_dataloader = val_dataloader
+digits = dict(type='EmbeddedImages', name='digits32', data_root=_base_.data_root, image_size=32)
 val_evaluator = dict(
     type='FrechetDistance',
     extractor='digits',
-    real=data_root + '/train',
-    held_out=data_root + '/test',
+    real=dict(digits, split='train'),
+    held_out=dict(digits, split='test'),
 )
 test_evaluator = val_evaluator

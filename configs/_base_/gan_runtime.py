@@ -18,6 +18,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='EpochSeedHook'),
+    dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
     dict(type='SamplesHook'),
     dict(type='AlphaHook'),

@@ -28,9 +28,9 @@ _FINE = 2 * _SIZE  # shapes are drawn at twice the size, so that their edges are
 _TRAIN, _TEST = SPLITS
 _MATERIALS = dict(brick='brick', grass='grass', gravel='gravel', ihc='tissue')  # photograph: name
 _NUM_FACES = 100
-# Each photograph is cut in two at this column: training crops from the left, test crops from the
-# right, so that they share no pixel.
-_CUT, _WIDTH = 384, 512
+# Each photograph is cut in two at this column: test crops are from the left and training crops from
+# the right, so that they share no pixel.
+_CUT, _WIDTH = 128, 512
 _BROWN, _WHITE, _BLACK = (150, 84, 36), (240, 236, 226), (28, 24, 24)
 _GROUND = (46, 50, 60)
 _COLOURS = (
@@ -74,7 +74,7 @@ def _build(name: str, root: Path) -> str:
     for file_name, pixels in track(made.pictures(), name, total=made.count):
         path = root / file_name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).convert('RGB').save(path)
+        Image.fromarray(pixels).convert('RGB').save(path, compress_level=1)
         digest.update(file_name.encode() + pixels.tobytes())
     return digest.hexdigest()
 
@@ -107,8 +107,8 @@ def _textures() -> _Pictures:
 
 
 def _crop(photo: Image.Image, folder: str, rng: np.random.RandomState) -> Image.Image:
-    side = rng.randint(_SIZE, _WIDTH - _CUT + 1)
-    first, last = (0, _CUT) if folder == 'train' else (_CUT, _WIDTH)
+    side = rng.randint(_SIZE, _CUT + 1)
+    first, last = (0, _CUT) if folder == 'test' else (_CUT, _WIDTH)
     left, top = rng.randint(first, last - side + 1), rng.randint(photo.height - side + 1)
     square = photo.crop((left, top, left + side, top + side))
     return square.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR)
@@ -176,8 +176,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 def _spread(mask: np.ndarray, how: np.ufunc) -> np.ndarray:
     padded = np.pad(mask, 2)
     height, width = mask.shape
-    near = [padded[y : y + height, x : x + width] for y in range(5) for x in range(5)]
-    return how.reduce(near)
+    return how.reduce([padded[y : y + height, x : x + width] for y in range(5) for x in range(5)])
 
 
 def _smooth(mask: np.ndarray) -> np.ndarray:
@@ -210,12 +209,12 @@ SETS = {
     'textures64': EmbeddedSet(
         _textures,
         1200,
-        '27e510a3e94a7b004dde66c05199bcc12e0550ec3a26a7588cdd72dad41d5796',
+        'c50317844b4f8adce68d92964ea9bf11f92a129f134f8faaf8e2d2bdf911f925',
     ),
     'plain2striped': EmbeddedSet(
         _plain_and_striped,
         1100,
-        '86ccfcf79a912d222f9b2bb36c750755a1315ce017da910680205a2082802808',
+        'a5a74aba28e9cab20f79d3eb2ddf211db91cd0b9a16abd5c01acf720bbec0938',
     ),
     'outlines': EmbeddedSet(
         _outlines,

@@ -115,9 +115,10 @@ def listed(names: list[str], what: str) -> str:
 def decode(folder: ImageFolder, size: int) -> np.ndarray:
     """All images of a folder as RGB squares, uint8 [N, size, size, 3].
 
-    They are decoded once, which checks every byte of them, into one file of the cache; it is
-    mapped into memory, so that folders larger than that can be used. The file is known by names,
-    sizes and times of change of the images.
+    They are decoded once, which finds the broken ones, into one file of the cache
+    (`decoded/*.npy`, 3 * size ** 2 bytes an image). That is mapped into memory, so that steps do
+    not wait for decoding and folders may be larger than memory. It is known by the names, sizes
+    and times of change of the images.
 
     Args:
         folder: The images.
@@ -158,7 +159,8 @@ def _write(file: Path, folder: ImageFolder, size: int) -> None:
 def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
     """Read every image, and raise what is wrong with any of them as one error at the end."""
     faults = []
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         tried = pool.map(partial(_try, read, half=folder.half), folder.paths)
         shown = track(tried, f'{what} {folder.root.name}', total=folder.num_images)
         for path, (found, fault) in zip(folder.paths, shown, strict=True):
@@ -166,6 +168,8 @@ def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
                 faults.append(f'{folder.name(path)}: {fault}')
             else:
                 yield found
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C and a full disk do not wait for the rest
     if faults:
         more = [f'... and {len(faults) - _SHOWN} more'] * (len(faults) > _SHOWN)
         count = f'{len(faults)} of {folder.num_images} images cannot be read'

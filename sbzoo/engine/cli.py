@@ -76,7 +76,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options that every tool with a config has."""
     add = parser.add_argument
-    add('--data', metavar='DIR', help='a COCO-format folder; its annotations are checked first')
+    add(
+        '--data',
+        metavar='DIR',
+        help='a COCO-format folder, or for GANs one of images; it is checked first',
+    )
     add(
         '--drop-empty-boxes',
         action='store_true',

@@ -12,6 +12,7 @@ from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
 from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
+from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.norm.lean import make_lean
 from sbzoo.norm.names import accept_published_names
 
@@ -82,8 +83,12 @@ class LeanHook(Hook):
     """Trains in less memory, with the same gradients; see `sbzoo.norm.lean`."""
 
     def before_train(self, runner: Runner) -> None:
-        """Make the forward of the model lean."""
-        make_lean(unwrapped(runner))
+        """Make the forward of a detector lean, or of a GAN's generator.
+
+        A discriminator's penalties differentiate twice, for which all has to be kept.
+        """
+        model = unwrapped(runner)
+        make_lean(model.generator if isinstance(model, AdversarialModel) else model)
 
 
 def _is_finite(value: float) -> bool:

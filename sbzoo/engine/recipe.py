@@ -99,7 +99,13 @@ def set_load_from(cfg: Config, path: str) -> None:
 
 
 def set_noise_scale(cfg: Config, interval: int) -> None:
-    """Measure the gradient noise scale every `interval` steps."""
+    """Measure the gradient noise scale every `interval` steps.
+
+    Raises:
+        UserError: The config is of a GAN, which has no one gradient.
+    """
+    if 'optimizer' not in cfg.optim_wrapper:
+        raise UserError('--noise-scale: it is of one loss, and a GAN has two players')
     hook = dict(type='GradientNoiseScaleHook', interval=interval)
     cfg.custom_hooks = [h for h in cfg.custom_hooks if h['type'] != hook['type']] + [hook]
 

@@ -18,6 +18,7 @@ from sbzoo.engine.result import write_result
 from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel
+from sbzoo.gan.translation import Translation
 
 TIMES = ('time', 'data_time')  # what mmengine logs of a validation beside its metrics
 
@@ -83,6 +84,14 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
     runner = Runner.from_cfg(cfg)
     check_fits(path, unwrapped(runner))
     return runner, runner.test()
+
+
+def next_tool(runner: Runner) -> str:
+    """What comes after a training: detectors are tested, generators generate."""
+    model = unwrapped(runner)
+    if isinstance(model, Translation):
+        return 'python tools/generate.py --input FOLDER'
+    return f'python tools/{"generate" if isinstance(model, AdversarialModel) else "test"}.py'
 
 
 def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:

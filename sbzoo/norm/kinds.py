@@ -35,14 +35,14 @@ def is_for_images(kind: type) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer is a norm, be it one that can be turned or not."""
+    """Whether a layer is a norm of features, be it one that can be turned or not."""
     kind = type(module)
     if is_for_images(kind) or any(_is_called(kind, name) for name in LEFT):
         return True
     if any(True for _ in module.children()):
         return False
     has_tensors = any(True for _ in chain(module.parameters(), module.buffers()))
-    is_named_so = re.search(r'Norm(?!al|ed)', kind.__name__)
+    is_named_so = re.search(r'(?<!Spectral)(?<!Weight)Norm(?!al|ed)', kind.__name__)
     return bool(has_tensors and is_named_so) or hasattr(module, 'running_var')
 
 

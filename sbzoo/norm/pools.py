@@ -63,7 +63,13 @@ class Group(Pool):
         return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """By torch's own kernel, but for groups that are too narrow for it in channels_last."""
+        """By torch's own kernel, but for groups that are too narrow for it in channels_last.
+
+        Raises:
+            UserError: Every group is a single value: instance norm of 1 x 1 maps, say.
+        """
+        if x.shape[2] * x.shape[3] * layer.num_features == self.groups:
+            raise _nothing_is_left(x, layer)
         channels_last = pixels.memory_format(x) is torch.channels_last
         if channels_last and layer.num_features < 4 * self.groups:
             return super().forward(x, layer)
@@ -73,6 +79,14 @@ class Group(Pool):
             return group_norm_relu(x, self.groups, *affine)
         y = F.group_norm(x, self.groups, *affine)
         return y.relu_() if layer.relu else y
+
+
+def _nothing_is_left(x: Tensor, layer: Norm) -> UserError:
+    return UserError(
+        f'norm {layer.spec!r} of {list(x.shape)}: each statistic is of a single value, which '
+        'less its mean is zero, so that the output is the bias whatever the input; on 1x1 maps '
+        'take a norm that pools channels (ln, gn with fewer groups) or no norm'
+    )
 
 
 @dataclass(frozen=True)

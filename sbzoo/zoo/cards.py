@@ -35,14 +35,11 @@ class Result:
     """A number with the protocol that it was measured by."""
 
     metric: str  # such as box AP, FID
-    value: float
+    value: float  # of the card's weights
     protocol: str
     split: str = ''  # of the card's data
-    spread: float | None = None  # standard deviation over the card's seeds
-
-    def __str__(self) -> str:
-        spread = '' if self.spread is None else f' ± {self.spread:g}'
-        return f'{self.value:g}{spread}'
+    mean: float | None = None  # over the card's seeds, if there are several
+    std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Card:
         norm: A spec of `sbzoo.norm`; of a GAN, that of its generator.
         batch: Images a step and device.
         accumulated: Steps for one update.
-        seeds: Of the runs that the results are the mean of; the weights are the first one's.
+        seeds: Of the runs that the means are of; the weights are the first one's.
         data: That it was trained on, and tested on.
         source: The page that it is published at, empty for our own.
         preprocessing: What the network expects of its pixels.
@@ -98,6 +95,11 @@ class Card:
         return not self.source
 
     @property
+    def folder(self) -> Path:
+        """Where the card and what belongs to it are."""
+        return FOLDER / self.name
+
+    @property
     def reference(self) -> str:
         """What `sbzoo.zoo.fetch` takes.
 
@@ -106,7 +108,7 @@ class Card:
         """
         if not self.weights:
             raise UserError(f'card {self.name}: its weights are not published; see {self.source}')
-        return self.weights if '://' in self.weights else str(FOLDER / self.name / self.weights)
+        return self.weights if '://' in self.weights else str(self.folder / self.weights)
 
 
 def list_cards(
@@ -185,8 +187,9 @@ def _tuple(value: Any) -> Any:
 
 
 def _result(row: EvalResult) -> Result:
-    args, split = row.metric_args, row.dataset_split or ''
-    return Result(row.metric_name, row.metric_value, args['protocol'], split, args.get('std'))
+    return Result(
+        row.metric_name, row.metric_value, split=row.dataset_split or '', **row.metric_args
+    )
 
 
 def metadata(card: Card) -> ModelCardData:
@@ -210,8 +213,8 @@ def metadata(card: Card) -> ModelCardData:
 
 def _row(card: Card, result: Result) -> EvalResult:
     args = dict(protocol=result.protocol)
-    if result.spread is not None:
-        args |= dict(std=result.spread, seeds=len(card.seeds))
+    if result.mean is not None:
+        args |= dict(mean=result.mean, std=result.std)
     return EvalResult(
         task_type=card.task,
         dataset_type=card.data,

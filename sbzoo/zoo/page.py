@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from sbzoo.zoo.cards import TASKS, Card, metadata
+from sbzoo.zoo.cards import TASKS, Card, Result, metadata
 
-PICTURES = {'object-detection': 'detections.png'}  # `samples.png` for all others
 CALLS = {
     'object-detection': "predict('image.png')",
     'unconditional-image-generation': 'sample(16).shape',
@@ -43,15 +42,14 @@ Its weights are not published.
 ## Results
 
 {% if card.results %}
-| metric | value | {% if splits %}split | {% endif %}protocol |
-|---|---|{% if splits %}---|{% endif %}---|
-{% for result in card.results %}
-| {{ result.metric }} | {{ result }} | {% if splits %}{{ result.split }} | {% endif %}\
-{{ result.protocol }} |
+| {{ columns|join(' | ') }} |
+|{{ '---|' * columns|length }}
+{% for row in rows %}
+| {{ row|join(' | ') }} |
 {% endfor %}
 
 {% if card.is_ours %}
-{{ 'Mean ± standard deviation over the seeds.' if card.seeds|length > 1 else 'One seed.' }}
+The weights are those of seed {{ card.seeds[0] }}.
 {% else %}
 As published by the source; not measured here.
 {% endif %}
@@ -83,20 +81,35 @@ None is published.
 
 def page(card: Card) -> str:
     """The text of a card's file."""
+    rows = [_row(card, result) for result in card.results]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
     body = environment.from_string(TEMPLATE).render(
         card=card,
         call=CALLS.get(card.task) if card.config else None,
-        picture=_picture(card),
-        splits=any(result.split for result in card.results),
+        picture=picture_of(card.task) if card.is_ours else '',
+        columns=columns,
+        rows=[[row[column] for column in columns] for row in rows],
         facts=[(label, value) for label, value in _facts(card).items() if value],
         licence=_licence(card),
     )
     return f'---\n{metadata(card).to_yaml()}\n---\n\n{body}\n'
 
 
-def _picture(card: Card) -> str:
-    return PICTURES.get(card.task, 'samples.png') if card.is_ours else ''
+def _row(card: Card, result: Result) -> dict[str, str]:
+    several = f'mean ± standard deviation of {len(card.seeds)} seeds'
+    return {
+        'metric': result.metric,
+        'value': str(result.value),
+        several: '' if result.mean is None else f'{result.mean} ± {result.std}',
+        'split': result.split,
+        'protocol': result.protocol,
+    }
+
+
+def picture_of(task: str) -> str:
+    """The picture beside a card, and in the work directory that it is made from."""
+    return 'detections.png' if task == 'object-detection' else 'samples.png'
 
 
 def _facts(card: Card) -> dict[str, str]:

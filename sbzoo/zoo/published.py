@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from sbzoo.engine.checkpoints import AtomicBackend
 from sbzoo.zoo.cards import FILE as PAGE
-from sbzoo.zoo.cards import FOLDER, TASKS, Card, Result
+from sbzoo.zoo.cards import FOLDER, TASKS, Card, Result, list_cards
 from sbzoo.zoo.page import page
-from sbzoo.zoo.store import digits_in_name
+from sbzoo.zoo.store import address, digits_in_name
 
 FILE = FOLDER / 'published.yml'
 INDEX, METAFILE = 'README.md', 'metafile.yml'
@@ -75,7 +76,7 @@ def _model(card: Card) -> dict[str, Any]:
 
 
 def _place(card: Card) -> str:
-    return card.weights if '://' in card.weights else f'{FOLDER.name}/{card.name}/{card.weights}'
+    return address(card.weights) or f'{FOLDER.name}/{card.name}/{card.weights}'
 
 
 def index(cards: list[Card]) -> str:
@@ -90,17 +91,28 @@ def index(cards: list[Card]) -> str:
 
 
 def _row(card: Card) -> str:
-    results = ', '.join(f'{r.metric} {r}' for r in card.results)
+    results = ', '.join(f'{r.metric} {r.value}' for r in card.results)
     batch = f'{card.batch} x {card.devices}' if card.devices else card.batch
     origin = 'here' if card.is_ours else f'[published]({card.source})'
     name = f'[{card.name}]({card.name}/README.md)'
     return f'| {name} | {card.norm} | {batch or ""} | {card.data} | {results} | {origin} |'
 
 
-def files(cards: list[Card], folder: Path = FOLDER) -> dict[Path, str]:
+def files(cards: list[Card]) -> dict[Path, str]:
     """All that is written of cards, and where it goes: their pages, and the indices."""
-    texts = {folder / card.name / PAGE: page(card) for card in cards}
-    texts[folder / INDEX] = index(cards)
-    texts[folder / METAFILE] = yaml.safe_dump(metafile(cards), sort_keys=False, allow_unicode=True)
-    texts[folder.parent / 'model-index.yml'] = f'Import:\n  - {FOLDER.name}/{METAFILE}\n'
-    return texts
+    cards = sorted(cards, key=lambda card: card.name)
+    table = yaml.safe_dump(metafile(cards), sort_keys=False, allow_unicode=True)
+    return {card.folder / PAGE: page(card) for card in cards} | {
+        FOLDER / INDEX: index(cards),
+        FOLDER / METAFILE: table,
+        FOLDER.parent / 'model-index.yml': f'Import:\n  - {FOLDER.name}/{METAFILE}\n',
+    }
+
+
+def write() -> list[Card]:
+    """Write the cards of `published.yml` and the indices of all cards, which it returns."""
+    ours = [card for card in list_cards() if card.is_ours]
+    cards = published() + ours
+    for path, text in files(cards).items():
+        AtomicBackend().put(text.encode(), path)
+    return cards

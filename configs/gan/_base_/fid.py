@@ -7,5 +7,3 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=50_000),
 )
 test_dataloader = val_dataloader
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

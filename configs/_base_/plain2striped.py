@@ -1,0 +1,43 @@
+# Unpaired domains, 64 x 64 pixels: brown digits on grass (A) and digits striped like zebras (B),
+# 500 of each to train on and 50 of each to test with; built on first use.
+import os
+
+data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/plain2striped'
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='EmbeddedDomains',
+        name='plain2striped',
+        data_root=data_root,
+        source='trainA',
+        target='trainB',
+        image_size=64,
+        pipeline=[
+            dict(
+                type='TransformBroadcaster',
+                mapping=dict(img=['source', 'target']),
+                auto_remap=True,
+                transforms=[dict(type='RandomFlip', prob=0.5)],
+            ),
+            dict(type='PackPair'),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='EmbeddedDomains',
+        name='plain2striped',
+        data_root=data_root,
+        source='testA',
+        target='testB',
+        image_size=64,
+        test_mode=True,
+        pipeline=[dict(type='PackPair')],
+    ),
+)
+test_dataloader = val_dataloader

@@ -1,0 +1,13 @@
+# Any folder of images, at 128 x 128 pixels: the central square of each, by Lanczos' filter.
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='ImageFolderDataset',
+        data_root='data/ffhq128',
+        image_size=128,
+        pipeline=[dict(type='RandomFlip', prob=0.5), dict(type='PackImage')],
+    ),
+)

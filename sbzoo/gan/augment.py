@@ -1,0 +1,92 @@
+"""Differentiable augmentation of what a discriminator sees (Zhao et al. 2020, arXiv 2006.10738).
+
+Every image of a batch has random numbers of its own, from torch's generator of its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sbzoo.gan.choice import choose
+
+Augment = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> images [N, C, H, W]
+
+
+def color(x: Tensor) -> Tensor:
+    """Brightness by up to 0.5 either way, saturation times 0 to 2, contrast times 0.5 to 1.5."""
+    x = x + _uniform(x, -0.5, 0.5)
+    grey = x.mean(1, keepdim=True)
+    x = torch.lerp(grey, x, _uniform(x, 0, 2))
+    level = x.mean((1, 2, 3), keepdim=True)
+    return torch.lerp(level, x, _uniform(x, 0.5, 1.5))
+
+
+def translation(x: Tensor, ratio: float = 1 / 8) -> Tensor:
+    """A shift by up to `ratio` of each side, zeros behind it."""
+    reach = [round(side * ratio) for side in x.shape[2:]]
+    rows, columns = (
+        torch.arange(side, device=x.device) + _integers(x, 2 * by + 1)
+        for side, by in zip(x.shape[2:], reach, strict=True)
+    )
+    padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]))
+    sample = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None]].permute(
+        0, 3, 1, 2
+    )
+
+
+def cutout(x: Tensor, ratio: float = 1 / 2) -> Tensor:
+    """Zeros in a rectangle of `ratio` of each side, which may reach over the border."""
+    inside = []
+    for side in x.shape[2:]:
+        size = round(side * ratio)
+        first = _integers(x, side + 1 - size % 2) - size // 2
+        position = torch.arange(side, device=x.device)
+        inside.append((position >= first) & (position < first + size))
+    rows, columns = inside
+    return x.masked_fill((rows[:, :, None] & columns[:, None])[:, None], 0)
+
+
+def flip(x: Tensor) -> Tensor:
+    """Left to right, half of the images."""
+    return torch.where(_uniform(x, 0, 1) < 0.5, x.flip(3), x)
+
+
+def _uniform(x: Tensor, low: float, high: float) -> Tensor:
+    """A number for each image, [N, 1, 1, 1]."""
+    return torch.empty(len(x), 1, 1, 1, device=x.device, dtype=x.dtype).uniform_(low, high)
+
+
+def _integers(x: Tensor, count: int) -> Tensor:
+    """An integer below `count` for each image, [N, 1]."""
+    return torch.randint(count, (len(x), 1), device=x.device)
+
+
+AUGMENTATIONS: dict[str, Augment] = dict(
+    color=color, translation=translation, cutout=cutout, flip=flip
+)
+
+
+def diff_augment(policy: str) -> Augment:
+    """The augmentation of a policy such as 'color,translation,cutout', in that order.
+
+    Args:
+        policy: Names in `AUGMENTATIONS` with commas between them; '' leaves images as they are.
+
+    Raises:
+        UserError: An unknown name; the message lists the known.
+    """
+    names = [name.strip() for name in policy.split(',')] if policy.strip() else []
+    steps = [choose('augmentation', name, AUGMENTATIONS) for name in names]
+    return partial(_apply, steps)
+
+
+def _apply(steps: list[Augment], images: Tensor) -> Tensor:
+    for step in steps:
+        images = step(images)
+    return images

@@ -1,0 +1,162 @@
+"""The features of a set of images, made once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import broadcast_object_list, collect_results, get_dist_info, is_main_process
+from mmengine.registry import DATASETS
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from sbzoo.errors import UserError
+from sbzoo.metrics.extractor import Extractor
+from sbzoo.metrics.image_files import ImageFiles
+from sbzoo.metrics.statistics import FeatureStatistics, replacing
+
+BATCH = 50  # images
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of the features of a set of images."""
+
+    statistics: FeatureStatistics
+    each: Tensor | None = None  # [N, d] float32, on the main rank; None where it was not kept
+
+    @classmethod
+    def of(cls, each: Tensor, extractor: str) -> Features:
+        """Of features [N, d]."""
+        statistics = FeatureStatistics(each.shape[1], extractor)
+        for rows in each.split(4096):
+            statistics.update(rows)
+        return cls(statistics, each)
+
+
+Source = FeatureStatistics | Dataset
+
+
+def open_source(source: str | Path | dict) -> Source:
+    """Images or their statistics: a folder, an .npz file, or the config of a data set.
+
+    Items of a data set are `dict(inputs=uint8 RGB [3, H, W], ...)`.
+
+    Raises:
+        UserError: It is not there, or has no images.
+    """
+    if isinstance(source, dict):
+        return DATASETS.build(source)
+    if Path(source).suffix == '.npz':
+        return FeatureStatistics.load(source)
+    if not Path(source).exists():
+        raise UserError(f'{source}: no such folder or .npz file')
+    return ImageFiles(source)
+
+
+def measure(
+    source: Source, extractor: Extractor, keep: bool, batch: int = BATCH, workers: int = 0
+) -> Features:
+    """The features of a source; each rank takes its share of the images.
+
+    Args:
+        source: What `open_source` returns. Statistics are only checked.
+        extractor: What makes features of images.
+        keep: Whether each feature is kept, or only mean and covariance (O(d^2) memory).
+        batch: Images at once.
+        workers: Processes that read images.
+
+    Raises:
+        UserError: Statistics are of other features; images cannot be read, and which.
+    """
+    if isinstance(source, FeatureStatistics):
+        source.require(extractor.d, extractor.spec)
+        return Features(source)
+    rank, world = get_dist_info()
+    share = Subset(_Readable(source), range(rank, len(source), world))
+    loader = DataLoader(share, batch, num_workers=workers, collate_fn=list)
+    statistics, kept, broken = FeatureStatistics(extractor.d, extractor.spec), [], []
+    for items in track(loader, f'features by {extractor.spec}', disable=rank > 0, transient=True):
+        broken += [item for item in items if isinstance(item, str)]
+        if broken:  # the rest is only read, to name every broken file
+            continue
+        features = extractor([torch.from_numpy(pixels) for pixels in items])
+        statistics.update(features)
+        if keep:
+            kept.extend(features.numpy())
+    _raise_if(broken)
+    statistics.all_reduce()
+    each = collect_results(kept, len(source), 'cpu') if keep else None
+    return Features(statistics, each and torch.from_numpy(np.stack(each)))
+
+
+def measure_once(source: Source, extractor: Extractor, keep: bool, **options: int) -> Features:
+    """As `measure`; the outcome is kept in the cache under the content of source and extractor."""
+    if isinstance(source, FeatureStatistics):
+        return measure(source, extractor, keep)
+    key = sha256(f'{_digest(source)} {extractor.protocol} {extractor.sha256}'.encode()).hexdigest()
+    path = _cache_dir() / f'{key}{".npy" if keep else ".npz"}'
+    found = [path.is_file()]
+    broadcast_object_list(found)  # so that all ranks take the same way
+    if not found[0]:
+        features = measure(source, extractor, keep, **options)
+        if is_main_process():
+            _write(path, features)
+        return features
+    if keep:
+        return Features.of(torch.from_numpy(np.load(path)), extractor.spec)
+    return Features(FeatureStatistics.load(path))
+
+
+class _Readable(Dataset):
+    """Pixels uint8 [3, H, W], or why there are none: an exception would leave a worker as a page.
+
+    They are arrays, as tensors would each take a file handle between processes.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> np.ndarray | str:
+        try:
+            return self.dataset[index]['inputs'].numpy()
+        except UserError as error:
+            return str(error)
+
+
+def _raise_if(broken: list[str]) -> None:
+    if len(broken) == 1:
+        raise UserError(broken[0])
+    if broken:
+        raise UserError(f'{len(broken)} images cannot be read:\n  ' + '\n  '.join(broken))
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get('SBZOO_CACHE', '~/.cache/sbzoo')).expanduser() / 'features'
+
+
+def _digest(images: Dataset) -> str:
+    """The sha256 over the files of a folder, or else over sizes and pixels."""
+    if isinstance(images, ImageFiles):
+        return images.digest()
+    digest = sha256()
+    for index in range(len(images)):
+        pixels = images[index]['inputs']
+        digest.update(f'{tuple(pixels.shape)}'.encode() + pixels.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, features: Features) -> None:
+    if features.each is None:
+        features.statistics.save(path)
+    else:
+        with replacing(path) as file:
+            np.save(file, features.each.numpy())

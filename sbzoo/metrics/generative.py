@@ -1,0 +1,121 @@
+"""Generated images against real ones, as a metric of mmengine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+
+from sbzoo.metrics.extractor import distance_name, kernel_name
+from sbzoo.metrics.extractors import build_extractor
+from sbzoo.metrics.features import Features, Source, measure_once, open_source
+from sbzoo.metrics.fid import NEIGHBOURS, distance, kernel, small_sample
+from sbzoo.metrics.neighbours import neighbour_metrics
+from sbzoo.metrics.statistics import FeatureStatistics
+
+
+@METRICS.register_module()
+class FrechetDistance(BaseMetric):
+    """FID, KID, precision, recall, density and coverage, under the names of their extractor.
+
+    It takes `fake_img`, uint8 RGB [3, H, W], of every data sample. With statistics as `real` there
+    is the Frechet distance alone, as the others need the features of each image.
+
+    Args:
+        real: A folder, an .npz file of statistics, or the config of a data set whose items have
+            `inputs`, uint8 RGB [3, H, W]. Its features are made once and kept in $SBZOO_CACHE.
+        held_out: Other real images; their distance to `real` is what a perfect generator would
+            have, beside which the others are to be read.
+        extractor: `digits`, `inception`, `inception:64` or `timm:MODEL`.
+        weights: The file of the extractor's weights, where it is not the usual one.
+        collect_device: As in every metric of mmengine.
+        prefix: Put before every name, with a slash.
+
+    Raises:
+        UserError: Images or weights are not there.
+    """
+
+    def __init__(
+        self,
+        real: str | Path | dict,
+        held_out: str | Path | dict | None = None,
+        extractor: str = 'digits',
+        weights: str | Path | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix='unused')  # without one mmengine warns
+        self.prefix = prefix
+        self.keys = self.keys_of(real, held_out, extractor, prefix)
+        self.sources: list[Source] = [open_source(s) for s in (real, held_out) if s is not None]
+        self.extractor = build_extractor(extractor, weights)
+        if isinstance(self.sources[0], FeatureStatistics):
+            self.sources[0].require(self.extractor.d, self.extractor.spec)
+
+    @staticmethod
+    def keys_of(
+        real: str | Path | dict,
+        held_out: str | Path | dict | None = None,
+        extractor: str = 'digits',
+        prefix: str | None = None,
+        **_: Any,
+    ) -> tuple[str, ...]:
+        """The names of the metrics of a config, without building anything."""
+        keys = [distance_name(extractor)]
+        if isinstance(real, dict) or Path(real).suffix != '.npz':
+            keys += [kernel_name(extractor), f'{kernel_name(extractor)}-std', *NEIGHBOURS]
+        if held_out is not None:
+            keys.append(f'{distance_name(extractor)}-real')
+        return tuple(f'{prefix}/{key}' if prefix else key for key in keys)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the features of a batch of generated images."""
+        features = self.extractor([sample['fake_img'] for sample in data_samples])
+        self.results.extend(features.numpy())
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As every metric, after the features of the real images, in which all ranks share."""
+        _ = self.reference
+        return super().evaluate(size)
+
+    @cached_property
+    def reference(self) -> tuple[Features, float | None]:
+        """The features of the real images, and the distance of the others that were held out."""
+        keep = not isinstance(self.sources[0], FeatureStatistics)
+        real = measure_once(self.sources[0], self.extractor, keep)
+        if len(self.sources) == 1:
+            return real, None
+        held_out = measure_once(self.sources[1], self.extractor, keep=False)
+        return real, distance(real, held_out)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """All metrics, from the features [d] of each generated image."""
+        real, between_real = self.reference
+        spec = self.extractor.spec
+        fake = Features.of(torch.stack([torch.as_tensor(row) for row in results]), spec)
+        self._say_once(real.statistics, fake.statistics)
+        metrics = {distance_name(spec): distance(real, fake)}
+        if real.each is not None:
+            metrics |= kernel(spec, real.each, fake.each) | neighbour_metrics(real.each, fake.each)
+        if between_real is not None:
+            metrics[f'{distance_name(spec)}-real'] = between_real
+        return metrics
+
+    def _say_once(self, real: FeatureStatistics, fake: FeatureStatistics) -> None:
+        """The protocol, and a warning if there are too few images."""
+        if self.__dict__.setdefault('_said', False):
+            return
+        self._said = True
+        counts = f'{real.n or "?"} real and {fake.n} generated images'
+        print_log(
+            f'{distance_name(self.extractor.spec)}: {counts}; {self.extractor.protocol}', 'current'
+        )
+        warning = small_sample(self.extractor.spec, real, fake)
+        if warning:
+            print_log(warning, 'current', level='WARNING')

@@ -1,0 +1,52 @@
+"""Fidelity and variety apart, by nearest neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024  # features whose distances to all others are held at once
+
+
+def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
+    """Precision and recall (1904.06991), density and coverage (2002.09797).
+
+    A feature's ball reaches to its k-th nearest neighbour in its own set. Precision: the part of
+    the fakes in some ball of a real; recall: of the reals in some ball of a fake. Density: in how
+    many balls of reals a fake is, over k; coverage: the part of the balls of reals with a fake.
+
+    Args:
+        real: Features [N, d].
+        fake: Features [M, d].
+        k: Neighbours; one number for all four, so that they see the same balls.
+
+    Raises:
+        ValueError: A set has no k + 1 features.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f'{k} neighbours in {len(real)} and {len(fake)} features; more are needed')
+    centre = real.double().mean(0)  # distances are differences of squares, which it keeps small
+    real, fake = real.double() - centre, fake.double() - centre
+    real_radius, fake_radius = _radii(real, k), _radii(fake, k)
+    balls, recalled = 0, 0
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    precise = torch.zeros(len(fake), dtype=torch.bool)
+    for rows in torch.arange(len(real)).split(CHUNK):
+        distance = torch.cdist(real[rows], fake)
+        inside = distance <= real_radius[rows, None]
+        balls += inside.sum().item()
+        precise |= inside.any(0)
+        covered[rows] = inside.any(1)
+        recalled += (distance <= fake_radius).any(1).sum().item()
+    return dict(
+        precision=precise.double().mean().item(),
+        recall=recalled / len(real),
+        density=balls / (k * len(fake)),
+        coverage=covered.double().mean().item(),
+    )
+
+
+def _radii(features: Tensor, k: int) -> Tensor:
+    """The distance of each to its k-th nearest neighbour, [N]."""
+    chunks = (torch.cdist(rows, features) for rows in features.split(CHUNK))
+    return torch.cat([c.kthvalue(k + 1, dim=1).values for c in chunks])  # the nearest is itself
