@@ -205,7 +205,7 @@ def metadata(card: Card) -> ModelCardData:
         tags=[t for t in (card.norm, f'batch-{card.batch}' if card.batch else '') if t],
         datasets=[card.data],
         metrics=sorted({_slug(result.metric) for result in card.results}) or None,
-        model_name=card.name,
+        model_name=card.name if card.results else None,
         eval_results=[_row(card, result) for result in card.results] or None,
         **{KEY: given},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import mmcv
 import numpy as np
 import torch
 from mmdet.apis import inference_detector
+from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from PIL import Image
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from sbzoo.data.images import fit, to_rgb
 from sbzoo.engine.checkpoints import check_weights, read_checkpoint
 from sbzoo.engine.configs import load_config
+from sbzoo.engine.datasets import leaf
 from sbzoo.engine.generate import sample
 from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel
@@ -80,7 +83,8 @@ class Detector:
         Raises:
             UserError: There is no such image.
         """
-        found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
+        with _scope_of(self.model.cfg):
+            found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
         found = found[found.scores >= score]
         return Detections(
             found.bboxes, found.scores, found.labels, self.classes, found.get('masks')
@@ -107,20 +111,25 @@ class Generator:
 
 @dataclass(frozen=True)
 class Translator:
-    """An image-to-image model; `model` is a `sbzoo.gan.translation.Translation`."""
+    """An image-to-image model; `model` is a `sbzoo.gan.translation.Translation`.
+
+    Attributes:
+        image_size: S, the pixels that it was trained for.
+    """
 
     card: Card
     model: nn.Module
+    image_size: int
 
     def translate(self, image: Picture) -> Tensor:
         """Translate a file, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
 
-        Its central square is resized to the S pixels that the model was trained for.
+        Its central square is resized to S pixels.
 
         Raises:
             UserError: There is no such image.
         """
-        square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.model.image_size)
+        square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
         inputs = pixels.to(self.model.data_preprocessor.device) / 127.5 - 1
         return to_uint8(self.model.translate(inputs))[0].cpu()
@@ -138,14 +147,21 @@ def load(name: str) -> Detector | Generator | Translator:
         use = f'train from it by {found.config}' if found.config else f'see {found.source}'
         raise UserError(f'{name}: no model that runs by itself; {use}')
     cfg = config_of(found)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = MODELS.build(cfg.model)
+    with _scope_of(cfg):
+        model = MODELS.build(cfg.model)
     load_weights(model, found)
     model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    if isinstance(model, GAN):
+        return Generator(found, model)
     if isinstance(model, AdversarialModel):
-        return Generator(found, model) if isinstance(model, GAN) else Translator(found, model)
+        return Translator(found, model, leaf(cfg.test_dataloader.dataset).image_size)
     model.cfg = cfg
     return Detector(found, model, _classes(cfg))
+
+
+def _scope_of(cfg: Config) -> AbstractContextManager:
+    """Where types without a library are looked up; what the user has set is left as it is."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
 
 
 def config_of(found: Card) -> Config:
@@ -190,7 +206,7 @@ def sampling_part(model: nn.Module) -> nn.Module:
 
 
 def _classes(cfg: Config) -> tuple[str, ...]:
-    dataset = cfg.test_dataloader.dataset
+    dataset = leaf(cfg.test_dataloader.dataset)
     own = dataset.get('metainfo', {}).get('classes')
     return tuple(own or DATASETS.get(dataset.type).METAINFO['classes'])
 

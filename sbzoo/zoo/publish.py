@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
@@ -149,7 +150,11 @@ def _weights(state_dict: dict[str, Tensor], half: bool) -> Iterator[tuple[str, T
         if key.startswith(prefix):
             halved = half and value.is_floating_point() and value.dim() > 1
             name = (GENERATOR if prefix else '') + key.removeprefix(prefix)
-            yield name, (value.half() if halved else value).contiguous()
+            # a copy, as the format has no tensors that share memory (heads share convolutions)
+            yield (
+                name,
+                (value.half() if halved else value).clone(memory_format=torch.contiguous_format),
+            )
 
 
 def _metadata(run: Run, checkpoint: dict) -> dict[str, str]:
