@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from sbzoo.errors import UserError
 from sbzoo.norm import NORMS, Norm, build_norm, calibrate, convert_norm, norm_cfg, reestimate
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 __all__ = [
     'NORMS',
     'Norm',

@@ -91,7 +91,12 @@ def test_textures(sets):
 def test_no_digit_is_in_two_splits_or_domains(monkeypatch, name):
     drawn = []
     shape = module._shape
-    monkeypatch.setattr(module, '_shape', lambda s, rng: drawn.append(s.tobytes()) or shape(s, rng))
+
+    def spy(strokes: np.ndarray, *args) -> np.ndarray:
+        drawn.append(strokes.tobytes())
+        return shape(strokes, *args)
+
+    monkeypatch.setattr(module, '_shape', spy)
     for slow in ('_outline', '_blend'):
         monkeypatch.setattr(module, slow, lambda *args: args[0])
     folders = [name.split('/')[0] for name, _ in SETS[name].pictures()]

@@ -109,6 +109,14 @@ def test_discriminators(kind, size):
     assert_learns(net, net(images(size, 4)), set())
 
 
+@pytest.mark.parametrize(('size', 'side'), [(32, 8), (64, 2), (128, 4)])
+def test_sngan_sums_the_published_map(size, side):
+    net, shapes = build(DISCRIMINATORS['sngan'], image_size=size), []
+    net.blocks[-1].register_forward_hook(lambda _m, _x, y: shapes.append(y.shape[2:]))
+    net(images(size))
+    assert shapes == [(side, side)]
+
+
 @pytest.mark.parametrize('spectral_norm', [True, False])
 @pytest.mark.parametrize(('kind', 'norm'), with_norms('dcgan', 'sngan'))
 def test_discriminators_take_norms(kind, norm, spectral_norm):

@@ -6,4 +6,7 @@ A module has a docstring (its help), `add_arguments(parser)` and `run(args)`.
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BENCHES = ('norm', 'memory', 'train', 'ap', 'digits', 'transfer', 'configs', 'gan')
+BENCHES = (
+    'norm', 'memory', 'train', 'ap', 'fid',
+    'digits', 'transfer', 'configs', 'classifier', 'gan',
+)  # fmt: skip

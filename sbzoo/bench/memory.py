@@ -162,15 +162,15 @@ def _difference(reference: nn.Module, model: nn.Module) -> float:
 def step(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> Cost:
     """Forward and backward."""
     model.zero_grad()
-    before = _resident('VmRSS', reset_peak=True)
+    before = resident('VmRSS', reset_peak=True)
     start = time.perf_counter()
     _loss(model, batch).backward()
     seconds = time.perf_counter() - start
     model.zero_grad()
-    return Cost(seconds, _resident('VmHWM') - before)
+    return Cost(seconds, resident('VmHWM') - before)
 
 
-def _resident(key: str, reset_peak: bool = False) -> int:
+def resident(key: str, reset_peak: bool = False) -> int:
     """Resident bytes of this process, now (VmRSS) or at most since the last reset (VmHWM)."""
     if reset_peak:
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts again

@@ -122,7 +122,7 @@ def _plain_and_striped() -> _Pictures:
         strokes = handwriting(split, gain=20)[0]
         for index in range(count):
             for domain, fill in (('A', _plain), ('B', _striped)):
-                mask = _shape(strokes[2 * index + (domain == 'B')], rng)
+                mask = _shape(strokes[2 * index + (domain == 'B')], rng.randint(96, 125), rng)
                 pixels = _blend(_lawn(_crop(grass, folder, rng)), fill(rng), _smooth(mask))
                 yield f'{folder}{domain}/{index:03d}.png', pixels
 
@@ -151,16 +151,15 @@ def _outlines() -> _Pictures:
         rng = np.random.RandomState(split.seed)
         strokes, labels = handwriting(split, gain=20)
         for index in range(count):
-            mask = _shape(strokes[index], rng)
+            mask = _shape(strokes[index], 120, rng)
             white, ground = (np.full((_SIZE, _SIZE, 3), c) for c in (255, _GROUND))
             source = _blend(white, np.array(_BLACK), _smooth(_outline(mask)))
             target = _blend(ground, np.array(_COLOURS[labels[index]]), _smooth(mask))
             yield f'{folder}/{index:04d}.png', np.hstack([source, target])
 
 
-def _shape(strokes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """A digit of 96 to 124 pixels at a random place, as a mask [128, 128]."""
-    side = rng.randint(96, 125)
+def _shape(strokes: np.ndarray, side: int, rng: np.random.RandomState) -> np.ndarray:
+    """A digit of `side` pixels at a random place, as a mask [128, 128]."""
     top, left = rng.randint(_FINE - side + 1, size=2)
     mask = np.zeros((_FINE, _FINE), dtype=bool)
     mask[top : top + side, left : left + side] = _resized(strokes, side) >= 96
@@ -219,6 +218,6 @@ SETS = {
     'outlines': EmbeddedSet(
         _outlines,
         1100,
-        '27663a9c4c109c7017d9cfb1533683898882bb578badbdd6648046bcd1388686',
+        '8b4a359a566b56a807981a500f3e96aeb07fe3a38683869b24a3fac2da87bc33',
     ),
 }

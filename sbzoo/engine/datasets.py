@@ -36,6 +36,8 @@ def set_images(cfg: Config, root: str) -> None:
     """Generate images like those of a folder; of a conditional model, sub-folders are classes."""
     conditional = 'num_classes' in cfg.model.generator
     folder = read_image_folder(root, labels=conditional)
+    if folder.num_images < 2:
+        raise UserError(f'{root}: one image; a distribution takes two or more')
     dataset = dict(
         type='ImageFolderDataset',
         data_root=str(root),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
+from sbzoo.metrics.statistics import replacing
 
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
@@ -162,14 +162,8 @@ def save(images: Iterator[Tensor], num: int, out: Path, columns: int = COLUMNS) 
 
 
 def _save_npz(images: np.ndarray, out: Path) -> Path:
-    handle, scratch = tempfile.mkstemp(suffix='.npz', dir=out.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            np.savez_compressed(file, images)
-        os.replace(scratch, out)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    with replacing(out) as file:
+        np.savez_compressed(file, images)
     return out
 
 

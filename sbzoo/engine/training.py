@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.registry import METRICS, init_default_scope
 from mmengine.runner import Runner
 from rich.console import Console
 
@@ -41,8 +41,8 @@ def train(
     checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
+    check_save_best(cfg)
     runner = Runner.from_cfg(cfg)
-    check_save_best(runner)
     if checkpoint or weights:
         check_fits(checkpoint or weights, unwrapped(runner))
     if resume and not checkpoint:
@@ -53,24 +53,29 @@ def train(
     return runner, {k: v for k, v in metrics.items() if k not in TIMES} or runner.test()
 
 
-def check_save_best(runner: Runner) -> None:
+def check_save_best(cfg: Config) -> None:
     """Check that the metric that picks the best checkpoint is one that the evaluation gives.
 
     Raises:
         UserError: It is not; mmengine would say so after the first epoch.
     """
-    wanted = [
-        name
-        for hook in runner.hooks
-        if isinstance(hook, CheckpointHook) and hook.save_best not in (None, 'auto')
-        for name in hook.key_indicators
+    wanted = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    if wanted in (None, 'auto'):
+        return
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    with METRICS.switch_scope_and_registry(None) as registry:
+        kinds = [registry.get(evaluator.type) for evaluator in evaluators]
+    if not all(hasattr(kind, 'keys_of') for kind in kinds):
+        return  # MMDetection's own metrics do not tell
+    known = [
+        key
+        for kind, evaluator in zip(kinds, evaluators, strict=True)
+        for key in kind.keys_of(**{k: v for k, v in evaluator.items() if k != 'type'})
     ]
-    metrics = runner.val_loop.evaluator.metrics if wanted else ()
-    if all(hasattr(metric, 'keys') for metric in metrics):
-        known = [key for metric in metrics for key in metric.keys]
-        for name in wanted:
-            if name not in known:
-                raise UserError(f'save_best={name!r}: the evaluation gives {", ".join(known)}')
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name not in known:
+            raise UserError(f'save_best={name!r}: the evaluation gives {", ".join(known)}')
 
 
 def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]:

@@ -54,7 +54,7 @@ class SNGANGenerator(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        doublings(image_size)
+        doublings(image_size)  # raises for other sizes
         self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
         widths = [base_channels * unit for unit in GENERATOR_WIDTHS[image_size]]
         self.linear = nn.Linear(noise_size, widths[0] * 4 * 4)
@@ -88,9 +88,8 @@ class UpBlock(nn.Module):
         """From [N, before, H, W] to [N, after, 2 H, 2 W]."""
         y = self.conv1(_doubled(F.relu(self.norm1(x, labels))))
         y = self.conv2(F.relu(self.norm2(y, labels)))
-        return y + _doubled(
-            self.shortcut(x)
-        )  # 1 x 1: the same after doubling, at four times the cost
+        shortcut = self.shortcut(x)  # 1 x 1: equal on the doubled map, at four times the cost
+        return y + _doubled(shortcut)
 
 
 def _doubled(x: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class SNGANDiscriminator(nn.Module):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        doublings(image_size)
+        doublings(image_size)  # raises for other sizes
         widths = [base_channels * unit for unit in DISCRIMINATOR_WIDTHS[image_size]]
         self.stem = StemBlock(widths[0], norm)
         self.blocks = nn.ModuleList(

@@ -38,10 +38,11 @@ class CocoAP(CocoMetric):
             raise UserError(f'CocoAP: metric {metric} is none of {", ".join(DETECTIONS)}')
         self._coco_api = COCO(ann_file, print_function=lambda *_: None)
 
-    @property
-    def keys(self) -> list[str]:
-        """The names of the metrics that an evaluation gives."""
-        return [f'coco/{metric}_{name}' for metric in self.metrics for name in STATS]
+    @staticmethod
+    def keys_of(metric: str | Sequence[str] = 'bbox', **_: object) -> list[str]:
+        """The names of the metrics of a config, without building anything."""
+        metrics = [metric] if isinstance(metric, str) else metric
+        return [f'coco/{metric}_{name}' for metric in metrics for name in STATS]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP over all images, from the (ground truth, prediction) pairs that `process` kept."""

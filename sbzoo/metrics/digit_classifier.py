@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from sbzoo.metrics.extractor import Extractor, read_weights
 SIZE, DIMS, CLASSES = 32, 64, 10
 WIDTHS = 3, 24, 32, 48, DIMS
 CARD = Path(__file__).resolve().parents[2] / 'model_cards/digit_classifier'
-SHA256 = ''
+SHA256 = '14c24b4abc5a31febb68f94eec7dee04bee4f360321a86c0d392f0b68b8a9d4d'
 
 
 class DigitClassifier(nn.Module):

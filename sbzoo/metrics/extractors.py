@@ -62,26 +62,18 @@ class Timm(Extractor):
         return self.net(x)
 
 
-def build_extractor(spec: str, weights: str | Path | None = None) -> Extractor:
-    """An extractor, in evaluation mode, on the device that mmengine chooses.
-
-    Args:
-        spec: `inception`, `inception:64`, `timm:MODEL` or `digits`.
-        weights: The file of its weights, where it is not the usual one.
+def canonical(spec: str) -> str:
+    """The name of an extractor as numbers carry it: `inception:2048` is `inception`.
 
     Raises:
-        UserError: No such extractor, or no such weights.
+        UserError: There is no such extractor.
     """
     kind, _, detail = spec.partition(':')
     if kind == 'inception':
-        extractor = Inception(weights, dims(spec))
-    elif kind == 'timm':
-        extractor = Timm(detail, weights)
-    elif spec == 'digits':
-        extractor = Digits(weights)
-    else:
+        return 'inception' if dims(spec) == 2048 else spec
+    if spec != 'digits' and (kind != 'timm' or not detail):
         raise UserError(f'no extractor {spec!r}; there are {", ".join(SPECS)}')
-    return extractor.eval().requires_grad_(False).to(get_device())
+    return spec
 
 
 def dims(spec: str) -> int | None:
@@ -93,7 +85,27 @@ def dims(spec: str) -> int | None:
     kind, _, detail = spec.partition(':')
     if kind == 'inception':
         return inception_dims(detail or '2048')
-    return Digits.d if spec == 'digits' else None
+    return Digits.d if kind == 'digits' else None
+
+
+def build_extractor(spec: str, weights: str | Path | None = None) -> Extractor:
+    """An extractor, in evaluation mode, on the device that mmengine chooses.
+
+    Args:
+        spec: `inception`, `inception:64`, `timm:MODEL` or `digits`.
+        weights: The file of its weights, where it is not the usual one.
+
+    Raises:
+        UserError: No such extractor, or no such weights.
+    """
+    kind, _, detail = canonical(spec).partition(':')
+    if kind == 'timm':
+        extractor = Timm(detail, weights)
+    elif kind == 'inception':
+        extractor = Inception(weights, dims(spec))
+    else:
+        extractor = Digits(weights)
+    return extractor.eval().requires_grad_(False).to(get_device())
 
 
 def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:
@@ -107,11 +119,14 @@ def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:
 
 
 def _network(model: str, path: str | Path, weights: dict[str, Tensor]) -> nn.Module:
-    """A network of timm without its classifier, with all its other weights from `weights`."""
-    source = dict(state_dict=weights, custom_load=False)
+    """A network of timm without its classifier, with every other weight from `weights`."""
+    net = timm.create_model(model, num_classes=0)
+    classifier = net.default_cfg.get('classifier') or ()
+    heads = (classifier,) if isinstance(classifier, str) else classifier
+    body = {k: v for k, v in weights.items() if not k.startswith(tuple(f'{h}.' for h in heads))}
     try:
-        return timm.create_model(
-            model, pretrained=True, num_classes=0, pretrained_cfg_overlay=source
-        )
-    except (KeyError, RuntimeError) as error:  # how load_state_dict says that keys differ
-        raise UserError(f'{path}: weights of another network than {model}') from error
+        net.load_state_dict(body, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split('\n\t')[1:2])
+        raise UserError(f'{path}: weights of another network than {model} ({reason})') from error
+    return net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, collect_results, get_dist_info, is_main_process
 from mmengine.registry import DATASETS
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -65,23 +67,22 @@ def measure(
     """The features of a source; each rank takes its share of the images.
 
     Args:
-        source: What `open_source` returns. Statistics are only checked.
+        source: What `open_source` returns; statistics stay as they are.
         extractor: What makes features of images.
         keep: Whether each feature is kept, or only mean and covariance (O(d^2) memory).
         batch: Images at once.
         workers: Processes that read images.
 
     Raises:
-        UserError: Statistics are of other features; images cannot be read, and which.
+        UserError: Images cannot be read; every one is named.
     """
     if isinstance(source, FeatureStatistics):
-        source.require(extractor.d, extractor.spec)
         return Features(source)
     rank, world = get_dist_info()
     share = Subset(_Readable(source), range(rank, len(source), world))
     loader = DataLoader(share, batch, num_workers=workers, collate_fn=list)
     statistics, kept, broken = FeatureStatistics(extractor.d, extractor.spec), [], []
-    for items in track(loader, f'features by {extractor.spec}', disable=rank > 0, transient=True):
+    for items in _shown(loader, rank):
         broken += [item for item in items if isinstance(item, str)]
         if broken:  # the rest is only read, to name every broken file
             continue
@@ -98,7 +99,7 @@ def measure(
 def measure_once(source: Source, extractor: Extractor, keep: bool, **options: int) -> Features:
     """As `measure`; the outcome is kept in the cache under the content of source and extractor."""
     if isinstance(source, FeatureStatistics):
-        return measure(source, extractor, keep)
+        return Features(source)
     key = sha256(f'{_digest(source)} {extractor.protocol} {extractor.sha256}'.encode()).hexdigest()
     path = _cache_dir() / f'{key}{".npy" if keep else ".npz"}'
     found = [path.is_file()]
@@ -111,6 +112,13 @@ def measure_once(source: Source, extractor: Extractor, keep: bool, **options: in
     if keep:
         return Features.of(torch.from_numpy(np.load(path)), extractor.spec)
     return Features(FeatureStatistics.load(path))
+
+
+def _shown(loader: DataLoader, rank: int) -> Iterable:
+    """With a progress bar, where somebody sees it: standard output may be read by a program."""
+    console = Console(stderr=True)
+    hidden = rank > 0 or not console.is_terminal
+    return track(loader, 'features', disable=hidden, transient=True, console=console)
 
 
 class _Readable(Dataset):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sbzoo.errors import UserError
 from sbzoo.metrics.extractor import distance_name, kernel_name
 from sbzoo.metrics.features import Features
 from sbzoo.metrics.frechet import frechet_distance, frechet_infinity
 from sbzoo.metrics.kernel import kernel_distance
-from sbzoo.metrics.neighbours import neighbour_metrics
 from sbzoo.metrics.statistics import FeatureStatistics
 
 NEIGHBOURS = 'precision', 'recall', 'density', 'coverage'

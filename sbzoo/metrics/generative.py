@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
 from sbzoo.metrics.extractor import distance_name, kernel_name
-from sbzoo.metrics.extractors import build_extractor
+from sbzoo.metrics.extractors import build_extractor, canonical
 from sbzoo.metrics.features import Features, Source, measure_once, open_source
 from sbzoo.metrics.fid import NEIGHBOURS, distance, kernel, small_sample
 from sbzoo.metrics.neighbours import neighbour_metrics
@@ -51,8 +52,7 @@ class FrechetDistance(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device, prefix='unused')  # without one mmengine warns
-        self.prefix = prefix
-        self.keys = self.keys_of(real, held_out, extractor, prefix)
+        self.prefix, self.said = prefix, False
         self.sources: list[Source] = [open_source(s) for s in (real, held_out) if s is not None]
         self.extractor = build_extractor(extractor, weights)
         if isinstance(self.sources[0], FeatureStatistics):
@@ -67,11 +67,12 @@ class FrechetDistance(BaseMetric):
         **_: Any,
     ) -> tuple[str, ...]:
         """The names of the metrics of a config, without building anything."""
-        keys = [distance_name(extractor)]
+        name, kid = distance_name(canonical(extractor)), kernel_name(canonical(extractor))
+        keys = [name]
         if isinstance(real, dict) or Path(real).suffix != '.npz':
-            keys += [kernel_name(extractor), f'{kernel_name(extractor)}-std', *NEIGHBOURS]
+            keys += [kid, f'{kid}-std', *NEIGHBOURS]
         if held_out is not None:
-            keys.append(f'{distance_name(extractor)}-real')
+            keys.append(f'{name}-real')
         return tuple(f'{prefix}/{key}' if prefix else key for key in keys)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -109,13 +110,10 @@ class FrechetDistance(BaseMetric):
 
     def _say_once(self, real: FeatureStatistics, fake: FeatureStatistics) -> None:
         """The protocol, and a warning if there are too few images."""
-        if self.__dict__.setdefault('_said', False):
+        if self.said:
             return
-        self._said = True
-        counts = f'{real.n or "?"} real and {fake.n} generated images'
-        print_log(
-            f'{distance_name(self.extractor.spec)}: {counts}; {self.extractor.protocol}', 'current'
-        )
-        warning = small_sample(self.extractor.spec, real, fake)
-        if warning:
-            print_log(warning, 'current', level='WARNING')
+        self.said = True
+        spec, counts = self.extractor.spec, f'{real.n or "?"} real and {fake.n} generated images'
+        print_log(f'{distance_name(spec)}: {counts}; {self.extractor.protocol}', 'current')
+        if warning := small_sample(spec, real, fake):
+            print_log(warning, 'current', logging.WARNING)

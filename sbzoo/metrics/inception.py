@@ -64,7 +64,7 @@ def inception_dims(text: str) -> int:
 
 def build(state_dict: dict[str, Tensor], dims: int) -> nn.Module:
     """pytorch-fid's own module, in evaluation mode, with these weights instead of a download."""
-    with mock.patch.object(pytorch_fid, 'load_state_dict_from_url', lambda *_, **__: state_dict):
+    with mock.patch.object(pytorch_fid, 'load_state_dict_from_url', return_value=state_dict):
         block = pytorch_fid.InceptionV3.BLOCK_INDEX_BY_DIM[dims]
         return pytorch_fid.InceptionV3([block], resize_input=False).eval()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sbzoo.errors import UserError
+
 
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
@@ -22,11 +24,11 @@ def kernel_distance(
         Mean and standard deviation over the subsets; the mean of equal distributions is 0.
 
     Raises:
-        ValueError: There are fewer than four of either.
+        UserError: There are fewer than four of either.
     """
     size = min(size, len(real) // 2, len(fake) // 2)
     if size < 2:
-        raise ValueError(f'a kernel distance of {len(real)} and {len(fake)} features; 4 are needed')
+        raise UserError(f'a kernel distance of {len(real)} and {len(fake)} images; 4 are needed')
     generator = torch.Generator().manual_seed(seed)
     values = torch.stack(
         [

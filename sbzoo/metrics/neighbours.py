@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sbzoo.errors import UserError
+
 CHUNK = 1024  # features whose distances to all others are held at once
 
 
@@ -21,10 +23,10 @@ def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float
         k: Neighbours; one number for all four, so that they see the same balls.
 
     Raises:
-        ValueError: A set has no k + 1 features.
+        UserError: A set has no k + 1 features.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f'{k} neighbours in {len(real)} and {len(fake)} features; more are needed')
+        raise UserError(f'{k} neighbours in {len(real)} and {len(fake)} images; more are needed')
     centre = real.double().mean(0)  # distances are differences of squares, which it keeps small
     real, fake = real.double() - centre, fake.double() - centre
     real_radius, fake_radius = _radii(real, k), _radii(fake, k)

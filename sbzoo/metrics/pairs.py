@@ -12,7 +12,10 @@ from mmengine.registry import METRICS
 class PairDistance(BaseMetric):
     """Mean absolute difference of `fake_img` and `target_img`, of 255."""
 
-    keys = ('L1',)
+    @staticmethod
+    def keys_of(**_: object) -> tuple[str, ...]:
+        """The names of the metrics of a config."""
+        return ('L1',)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Take in a batch; images are uint8 [3, H, W]."""
