@@ -26,7 +26,7 @@ TASKS = {
     'object-detection': 'object detection',
     'unconditional-image-generation': 'image generation',
     'image-to-image': 'image translation',
-    'image-classification': 'image classification, as a pretrained backbone',
+    'image-classification': 'image classification',
 }
 
 

@@ -1,4 +1,7 @@
-"""The file of a model card: all of it follows from the fields of its head."""
+"""The file of a model card: all of it follows from the fields of its head.
+
+What they cannot say is in a file `notes.md` beside it, and is put at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sbzoo.zoo.cards import TASKS, Card, Result, metadata
 
+NOTES = 'notes.md'
 CALLS = {
     'object-detection': "predict('image.png')",
     'unconditional-image-generation': 'sample(16).shape',
@@ -76,6 +80,10 @@ None is published.
 ## Licence
 
 {{ licence }}
+{% if notes %}
+
+{{ notes }}
+{% endif %}
 """
 
 
@@ -87,13 +95,14 @@ def page(card: Card) -> str:
     body = environment.from_string(TEMPLATE).render(
         card=card,
         call=CALLS.get(card.task) if card.config else None,
-        picture=picture_of(card.task) if card.is_ours else '',
+        picture=_picture(card),
         columns=columns,
         rows=[[row[column] for column in columns] for row in rows],
         facts=[(label, value) for label, value in _facts(card).items() if value],
         licence=_licence(card),
+        notes=_notes(card),
     )
-    return f'---\n{metadata(card).to_yaml()}\n---\n\n{body}\n'
+    return f'---\n{metadata(card).to_yaml()}\n---\n\n{body.rstrip()}\n'
 
 
 def _row(card: Card, result: Result) -> dict[str, str]:
@@ -110,6 +119,17 @@ def _row(card: Card, result: Result) -> dict[str, str]:
 def picture_of(task: str) -> str:
     """The picture beside a card, and in the work directory that it is made from."""
     return 'detections.png' if task == 'object-detection' else 'samples.png'
+
+
+def _picture(card: Card) -> str:
+    name = picture_of(card.task)
+    return name if (card.folder / name).is_file() else ''
+
+
+def _notes(card: Card) -> str:
+    """What no field can say, if there is any."""
+    path = card.folder / NOTES
+    return path.read_text(encoding='utf-8').strip() if path.is_file() else ''
 
 
 def _facts(card: Card) -> dict[str, str]:

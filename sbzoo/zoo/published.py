@@ -38,7 +38,8 @@ def _card(group: dict[str, Any], entry: dict[str, Any]) -> Card:
         for metric, value in values.get('results', {}).items()
     )
     values['summary'] = values['summary'].format(**values)
-    values['sha256'] = digits_in_name(values['weights']) or ''
+    values['sha256'] = entry.get('sha256') or digits_in_name(values['weights']) or ''
+    values['seeds'] = tuple(entry.get('seeds', ()))
     return Card(**{f.name: values[f.name] for f in fields(Card) if f.name in values})
 
 
@@ -111,8 +112,7 @@ def files(cards: list[Card]) -> dict[Path, str]:
 
 def write() -> list[Card]:
     """Write the cards of `published.yml` and the indices of all cards, which it returns."""
-    ours = [card for card in list_cards() if card.is_ours]
-    cards = published() + ours
+    cards = {card.name: card for card in [*list_cards(), *published()]}.values()
     for path, text in files(cards).items():
         AtomicBackend().put(text.encode(), path)
-    return cards
+    return list(cards)
