@@ -36,4 +36,5 @@ import sbzoo.heads  # noqa: E402
 import sbzoo.losses  # noqa: E402
 import sbzoo.metrics.ap  # noqa: E402
 import sbzoo.metrics.generative  # noqa: E402
-import sbzoo.metrics.pairs  # noqa: E402, F401
+import sbzoo.metrics.pairs  # noqa: E402
+import sbzoo.zoo.models  # noqa: E402, F401

@@ -5,16 +5,24 @@ import argparse
 
 from sbzoo.engine import cli
 
+EXAMPLES = """
+examples:
+  python tools/test.py configs/retinanet_gn_b2.py work_dirs/retinanet_gn_b2
+  python tools/test.py configs/retinanet_gn_b2.py --card retinanet_gn_b2
+"""
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='example:\n'
-        '  python tools/test.py configs/retinanet_gn_b2.py work_dirs/retinanet_gn_b2\n',
+        epilog=EXAMPLES,
     )
     cli.add_config(parser)
-    parser.add_argument('checkpoint', help='a checkpoint, or a work directory for its newest')
+    weights = parser.add_mutually_exclusive_group(required=True)
+    add = weights.add_argument
+    add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
+    add('--card', metavar='NAME', help='the weights of a model card; tools/cards.py lists them')
     cli.add_common_options(parser)
     return parser.parse_args()
 
@@ -22,8 +30,10 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
     from sbzoo.engine.training import show, test
+    from sbzoo.zoo import fetch
 
-    runner, metrics = test(build_config(args), args.checkpoint)
+    checkpoint = fetch(f'card://{args.card}') if args.card else args.checkpoint
+    runner, metrics = test(build_config(args), checkpoint)
     show(runner, metrics, 'python tools/train.py --help')
 
 

@@ -14,7 +14,9 @@ import torch
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.logging import HistoryBuffer
-from torch import nn
+from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from sbzoo.errors import UserError
 from sbzoo.norm.names import with_own_names
@@ -62,17 +64,45 @@ class AtomicBackend(LocalBackend):
             raise
 
 
+@CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)
+def load_from_safetensors(path: str, map_location: str | None = None) -> dict:
+    """What `load_from` and `init_cfg` of any config do with such a file; it stays on the CPU."""
+    return read_checkpoint(path)
+
+
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint of tensors and plain values.
+    """Read a checkpoint of tensors and plain values: `.safetensors`, or torch's own format.
 
     Raises:
         UserError: The file is missing, broken, or would run code when read.
     """
     if not Path(path).is_file():
         raise UserError(f'{path}: no such checkpoint')
+    if Path(path).suffix == '.safetensors':
+        return _read_safetensors(path)
+    checkpoint = _read_pickle(path)
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict')
+    if all(map(torch.is_tensor, checkpoint.values())):  # as timm and torchvision publish them
+        checkpoint = dict(state_dict=checkpoint)
+    if 'state_dict' not in checkpoint:
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict')
+    return checkpoint
+
+
+def _read_safetensors(path: str | Path) -> dict:
+    try:
+        with safe_open(path, framework='pt') as file:
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(state_dict=state_dict, meta=file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f'{path}: the checkpoint is broken or cut short ({error})') from error
+
+
+def _read_pickle(path: str | Path) -> object:
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            return torch.load(path, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
         name = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it asks for {name[1]}' if name else 'it is no pickle of tensors'
@@ -82,9 +112,6 @@ def read_checkpoint(path: str | Path) -> dict:
     except Exception as error:  # torch.load says in many ways that bytes make no sense
         reason = f'{type(error).__name__}: {error}'.splitlines()[0].split('. ')[0]
         raise UserError(f'{path}: the checkpoint is broken or cut short ({reason})') from error
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise UserError(f'{path}: not a checkpoint: it has no state_dict')
-    return checkpoint
 
 
 def check_fits(path: str | Path, model: nn.Module) -> None:
@@ -95,11 +122,16 @@ def check_fits(path: str | Path, model: nn.Module) -> None:
     Raises:
         UserError: It is not; the message names the first keys that differ.
     """
-    weights = with_own_names(model, read_checkpoint(path)['state_dict'])
+    check_weights(path, read_checkpoint(path)['state_dict'], model)
+
+
+def check_weights(name: str | Path, weights: dict[str, Tensor], model: nn.Module) -> None:
+    """As `check_fits`, for weights that are read already; `name` is theirs in the message."""
+    weights = with_own_names(model, weights)
     have = {k: tuple(v.shape) for k, v in weights.items()}
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     if have != want:
-        raise UserError(f'{path}: the checkpoint is of another model\n' + _differences(have, want))
+        raise UserError(f'{name}: the checkpoint is of another model\n' + _differences(have, want))
 
 
 def _differences(have: dict, want: dict) -> str:

@@ -1,0 +1,241 @@
+"""A card from work directories: the weights, their numbers with protocol and spread, a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from sbzoo.engine.checkpoints import AtomicBackend, find_checkpoint, read_checkpoint
+from sbzoo.engine.configs import load_config, typed_dicts
+from sbzoo.engine.datasets import leaf
+from sbzoo.engine.result import FILE as RESULT
+from sbzoo.errors import UserError
+from sbzoo.gan.model import GAN
+from sbzoo.gan.translation import Translation
+from sbzoo.zoo.cards import FILE, ROOT, Card, Result
+from sbzoo.zoo.keymaps import GENERATOR
+from sbzoo.zoo.page import page, picture_of
+
+WEIGHTS = 'model.safetensors'
+AVERAGED = 'generator_ema.module.'
+PICTURE_BYTES = 200_000
+# Of detectors; generators name their metrics themselves.
+METRICS = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP': 'mask AP'}
+
+
+class Run(NamedTuple):
+    """What a work directory holds."""
+
+    folder: Path
+    result: dict
+    cfg: Config
+
+
+def publish(
+    work_dirs: Sequence[Path], name: str = '', half: bool = False, limits: Sequence[str] = ()
+) -> Card:
+    """Write `model_cards/NAME/`: weights, picture, and the card with the results of all runs.
+
+    The weights are those of the lowest seed; of an adversarial model, the averaged generator.
+
+    Args:
+        work_dirs: Of runs of one config that differ in their seed.
+        name: Of the card; that of the config by default.
+        half: Keep weights of two dimensions and more in half precision.
+        limits: Sentences on what the model does not do.
+
+    Raises:
+        UserError: A run is not complete, or the runs are not of one config of the repository.
+    """
+    runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
+    _check_alike(runs)
+    checkpoint = read_checkpoint(find_checkpoint(runs[0].folder))
+    weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
+    card = _card(runs, name, checkpoint['meta']['epoch'])
+    card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
+    picture = picture_of(card.task)
+    files = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
+    for file, content in files.items():
+        AtomicBackend().put(content, card.folder / file)
+    AtomicBackend().put(page(card).encode(), card.folder / FILE)  # last: it says what is there
+    return card
+
+
+def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
+    """All but what the files say."""
+    config, task = _kind(runs[0])
+    result, cfg = runs[0].result, runs[0].cfg
+    norm, data, batch = _norm(cfg.model), _data(cfg), result['images_a_step']
+    return Card(
+        name or config.stem,
+        task,
+        f'{cfg.model.type} with `{norm}`, trained on {data}, {batch} images a step.',
+        data,
+        results=tuple(_results(runs)),
+        config=config.relative_to(ROOT).as_posix(),
+        weights=WEIGHTS,
+        norm=norm,
+        batch=batch,
+        devices=result['devices'],
+        accumulated=result['accumulated'],
+        seeds=tuple(run.result['seed'] for run in runs),
+        training=f'{epochs} epochs, learning rate {result["lr"]}',
+        license='apache-2.0',
+    )
+
+
+def read_run(folder: Path) -> Run:
+    """What a work directory holds.
+
+    Raises:
+        UserError: It has no result or no config.
+    """
+    path = Path(folder) / RESULT
+    if not path.is_file():
+        raise UserError(f'{path}: missing; tools/train.py writes it at the end of a run')
+    result = json.loads(path.read_text())
+    return Run(Path(folder), result, load_config(str(Path(folder) / f'{result["config"]}.py')))
+
+
+def _check_alike(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ('config', 'images_a_step', 'devices', 'accumulated', 'lr', 'data'):
+            if run.result[key] != first.result[key]:
+                raise UserError(
+                    f'{run.folder}: {key} is {run.result[key]}, in {first.folder} '
+                    f'{first.result[key]}; a card is of runs that differ in their seed alone'
+                )
+    seeds = Counter(run.result['seed'] for run in runs)
+    for seed, count in seeds.items():
+        if count > 1:
+            raise UserError(f'seed {seed}: {count} of the runs have it')
+
+
+def _kind(run: Run) -> tuple[Path, str]:
+    """The config of the repository that a run is of, and the task of its model."""
+    name = f'{run.result["config"]}.py'
+    found = [path for path in (ROOT / 'configs').rglob(name) if '_base_' not in path.parts]
+    if len(found) != 1:
+        raise UserError(f'{run.folder}: configs/ has {len(found)} files of the name {name}')
+    if load_config(str(found[0])).model != run.cfg.model:
+        raise UserError(
+            f'{run.folder}: its model is not that of {found[0]}; '
+            'what was changed by options needs a config of its own'
+        )
+    model = MODELS.module_dict.get(run.cfg.model.type, object)  # MMDetection's have their own
+    tasks = {GAN: 'unconditional-image-generation', Translation: 'image-to-image'}
+    kinds = (task for kind, task in tasks.items() if issubclass(model, kind))
+    return found[0], next(kinds, 'object-detection')
+
+
+def _weights(state_dict: dict[str, Tensor], half: bool) -> Iterator[tuple[str, Tensor]]:
+    prefixes = (p for p in (AVERAGED, GENERATOR) if any(k.startswith(p) for k in state_dict))
+    prefix = next(prefixes, '')
+    for key, value in state_dict.items():
+        if key.startswith(prefix):
+            halved = half and value.is_floating_point() and value.dim() > 1
+            name = (GENERATOR if prefix else '') + key.removeprefix(prefix)
+            # a copy, as the format has no tensors that share memory (heads share convolutions)
+            yield (
+                name,
+                (value.half() if halved else value).clone(memory_format=torch.contiguous_format),
+            )
+
+
+def _metadata(run: Run, checkpoint: dict) -> dict[str, str]:
+    """What the file says of itself; the format has text alone."""
+    meta, result = checkpoint['meta'], run.result
+    values = dict(config=result['config'], epoch=meta['epoch'], step=meta['iter'])
+    values |= dict(seed=result['seed'], commit=_commit(), metrics=json.dumps(result['metrics']))
+    return {'format': 'pt'} | {name: str(value) for name, value in values.items()}
+
+
+def _commit() -> str:
+    command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _norm(model: Config) -> str:
+    """The spec that most parts of a model have; of an adversarial one, its generator's."""
+    if 'generator' in model:
+        default = inspect.signature(MODELS.get(model.generator.type)).parameters.get('norm')
+        return model.generator.get('norm') or (default.default if default else '')
+    specs = Counter(spec for part in typed_dicts(model) if (spec := _spec(part)))
+    return specs.most_common(1)[0][0] if specs else ''
+
+
+def _spec(part: dict) -> str:
+    layer = part.get('norm_cfg') or {}
+    own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
+    named = layer and own.get(layer['type'], layer['type'].lower())
+    return part['norm'] if isinstance(part.get('norm'), str) else named
+
+
+def _data(cfg: Config) -> str:
+    dataset = leaf(cfg.train_dataloader.dataset)
+    return dataset.get('name') or Path(dataset.get('data_root') or dataset.type).name
+
+
+def _results(runs: Sequence[Run]) -> Iterator[Result]:
+    for key, value in runs[0].result['metrics'].items():
+        values = [run.result['metrics'][key] for run in runs]
+        if key in METRICS or not key.startswith('coco/'):
+            several = len(values) > 1
+            yield Result(
+                METRICS.get(key, key.rpartition('/')[2]),
+                _rounded(value),
+                _protocol(runs[0].result, key),
+                mean=_rounded(statistics.mean(values)) if several else None,
+                std=_rounded(statistics.stdev(values)) if several else None,
+            )
+
+
+def _protocol(result: dict, key: str) -> str:
+    images = result['data']['images']
+    if key in METRICS:
+        return f'COCO, {images} validation images of {result["data"]["name"]}'
+    return f'{images} images'
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4 if abs(value) < 1 else 2)
+
+
+def small_png(path: Path) -> bytes:
+    """A picture in 200 kB at most: as it is, or in 256 colours, and then as large as possible.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: missing; tools/test.py draws it')
+    image = Image.open(path).convert('RGB')
+    data = _png(image)
+    while len(data) > PICTURE_BYTES:
+        data = _png(image.quantize(256, dither=Image.Dither.NONE))
+        image = image.resize((image.width * 7 // 8, image.height * 7 // 8), Image.Resampling.BOX)
+    return data
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, 'PNG', optimize=True)
+    return file.getvalue()

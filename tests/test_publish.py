@@ -1,0 +1,168 @@
+"""Cards made of runs."""
+
+import io
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+from PIL import Image
+from safetensors import safe_open
+
+import sbzoo
+from sbzoo import UserError
+from sbzoo.engine.configs import load_config
+from sbzoo.zoo import cards, published
+from sbzoo.zoo.cards import ROOT
+from sbzoo.zoo.page import page
+from sbzoo.zoo.publish import PICTURE_BYTES, publish, small_png
+
+
+@pytest.fixture(autouse=True)
+def zoo(monkeypatch, tmp_path):
+    folder = tmp_path / 'zoo/model_cards'
+    monkeypatch.setattr(cards, 'FOLDER', folder)
+    monkeypatch.setattr(published, 'FOLDER', folder)
+    return folder
+
+
+def make_run(folder, config: str, seed: int, metrics: dict, state_dict: dict):
+    """What tools/train.py leaves in a work directory."""
+    folder.mkdir()
+    cfg = load_config(str(ROOT / f'configs/{config}.py'))
+    cfg.dump(folder / f'{config}.py')
+    result = dict(config=config, metrics=metrics, data=dict(name='DigitScenes', images=200))
+    result |= dict(images_a_step=2, devices=1, accumulated=1, lr=0.02, epochs=3, seed=seed)
+    (folder / 'result.json').write_text(json.dumps(result))
+    meta = dict(epoch=3, iter=3000, seed=seed)
+    torch.save(dict(state_dict=state_dict, meta=meta), folder / 'epoch_3.pth')
+    for picture in ('detections.png', 'samples.png'):
+        pixels = np.random.RandomState(0).randint(0, 256, (400, 600, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / picture)
+    return folder
+
+
+def detector_state() -> dict:
+    return MODELS.build(load_config(str(ROOT / 'configs/retinanet_gn_b2.py')).model).state_dict()
+
+
+def ap(value: float) -> dict:
+    return {'coco/bbox_mAP': value, 'coco/bbox_mAP_s': 0.5, 'coco/bbox_mAP_l': -1.0}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    state = detector_state()
+    return [
+        make_run(tmp_path / f'seed{seed}', 'retinanet_gn_b2', seed, ap(value), state)
+        for seed, value in ((2, 0.6), (0, 0.58234), (1, 0.59))
+    ]
+
+
+def test_detector(runs, zoo):
+    card = publish(runs, half=True, limits=['It reads digits alone.'])
+    assert card == sbzoo.card('retinanet_gn_b2')
+    assert (card.norm, card.batch, card.seeds, card.data) == ('gn8', 2, (0, 1, 2), 'digits')
+    (result,) = card.results  # sizes are left out
+    assert result.value == 0.5823  # of the weights, which are those of seed 0
+    assert result.mean == pytest.approx((0.6 + 0.58234 + 0.59) / 3, abs=5e-5)
+    assert result.std == pytest.approx(np.std([0.6, 0.58234, 0.59], ddof=1), abs=5e-5)
+    assert sorted(path.name for path in (zoo / card.name).iterdir()) == [
+        'README.md',
+        'detections.png',
+        'model.safetensors',
+    ]
+    loaded = sbzoo.load('retinanet_gn_b2').model.state_dict()
+    for key, value in torch.load(runs[1] / 'epoch_3.pth')['state_dict'].items():
+        kept = value.half().to(value) if value.dim() > 1 and value.is_floating_point() else value
+        assert torch.equal(loaded[key].cpu(), kept)
+
+
+def test_what_the_file_says_of_itself(runs, zoo):
+    card = publish(runs[1:2])
+    with safe_open(card.reference, framework='pt') as file:
+        metadata = file.metadata()
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+    assert metadata['commit'].startswith(commit.stdout.strip())
+    assert json.loads(metadata.pop('metrics'))['coco/bbox_mAP'] == 0.58234
+    del metadata['commit']
+    assert metadata == dict(format='pt', config='retinanet_gn_b2', epoch='3', step='3000', seed='0')
+    assert card.results[0].mean is None
+
+
+def test_the_averaged_generator_alone(tmp_path):
+    cfg = load_config(str(ROOT / 'configs/dcgan_in_b2.py'))
+    model = MODELS.build(cfg.model)
+    for parameter in model.generator_ema.parameters():
+        parameter.data += 1
+    run = make_run(
+        tmp_path / 'run', 'dcgan_in_b2', 0, {'fid/FD-digits': 74.0312}, model.state_dict()
+    )
+    card = publish([run])
+    assert (card.task, card.norm) == ('unconditional-image-generation', 'in')
+    assert [(r.metric, r.value) for r in card.results] == [('FD-digits', 74.03)]
+    loaded = sbzoo.load('dcgan_in_b2').model
+    assert torch.equal(loaded.sample([3]).cpu(), model.sample([3]))
+
+
+def test_indices_and_pages_follow(runs, zoo):
+    publish(runs)
+    listed = published.write()
+    assert len(listed) == len(published.published()) + 1
+    for card in listed:
+        assert (zoo / card.name / 'README.md').read_text() == page(card)
+    assert '[retinanet_gn_b2](retinanet_gn_b2/README.md)' in (zoo / 'README.md').read_text()
+    assert 'Name: retinanet_gn_b2' in (zoo / 'metafile.yml').read_text()
+    assert (zoo.parent / 'model-index.yml').read_text() == 'Import:\n  - model_cards/metafile.yml\n'
+
+
+def edit(run, **values) -> None:
+    path = run / 'result.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        (dict(lr=0.1), r'lr is 0.1, in .* 0.02; a card is of runs that differ in their seed alone'),
+        (dict(images_a_step=1), 'images_a_step is 1'),
+        (dict(seed=0), 'seed 0: 2 of the runs have it'),
+    ],
+)
+def test_runs_that_do_not_belong_together(runs, zoo, values, message):
+    edit(runs[2], **values)
+    with pytest.raises(UserError, match=message):
+        publish(runs)
+    assert not zoo.exists()
+
+
+def test_a_model_that_the_config_does_not_build(runs, zoo):
+    path = runs[0] / 'retinanet_gn_b2.py'
+    path.write_text(path.read_text().replace("spec='gn8'", "spec='gn4'"))
+    with pytest.raises(UserError, match=r'its model is not that of .*needs a config of its own'):
+        publish(runs[:1])
+    assert not zoo.exists()
+
+
+def test_runs_that_are_not_complete(runs, zoo):
+    (runs[0] / 'detections.png').unlink()
+    with pytest.raises(UserError, match=r'detections.png: missing'):
+        publish(runs[:1])
+    shutil.rmtree(runs[1])
+    with pytest.raises(UserError, match=r'result.json: missing'):
+        publish(runs[1:2])
+    assert not zoo.exists()
+
+
+def test_pictures_are_small(tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, (450, 450, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'noise.png')
+    data = small_png(tmp_path / 'noise.png')
+    assert 50_000 < len(data) <= PICTURE_BYTES
+    assert Image.open(io.BytesIO(data)).format == 'PNG'
+    Image.new('RGB', (64, 64), 'red').save(tmp_path / 'plain.png')
+    small = Image.open(io.BytesIO(small_png(tmp_path / 'plain.png')))
+    assert (small.size, small.mode) == ((64, 64), 'RGB')  # as it was

@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""List the model cards, ours and published ones, or show one."""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from sbzoo.engine import cli
+
+EXAMPLES = """
+examples:
+  python tools/cards.py                                # all
+  python tools/cards.py --norm gn --batch 2            # group norm with any number of groups
+  python tools/cards.py --task image-to-image
+  python tools/cards.py retinanet_r50_fpn_1x_coco      # one, with its protocol and weights
+
+In Python: sbzoo.list_cards(norm='gn'), sbzoo.card(NAME), sbzoo.load(NAME).
+In a config of any OpenMMLab library: load_from = 'card://NAME'.
+"""
+FILTERS = ('task', 'norm', 'batch', 'data')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add('name', nargs='?', help='of a card')
+    add('--task', help='object-detection, image-to-image, ...')
+    add('--norm', metavar='SPEC', help='bn, gn, gn8, in, ...')
+    add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
+    add('--data', help='coco, digits, ...')
+    add('--debug', action='store_true', help='show tracebacks and warnings')
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    from sbzoo.errors import UserError
+    from sbzoo.zoo import card, list_cards
+
+    console = Console(highlight=False)
+    if args.name:
+        found = card(args.name)
+        console.print((found.folder / 'README.md').read_text(encoding='utf-8').split('---\n', 2)[2])
+        return
+    given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
+    cards = list_cards(**given)
+    if not cards:
+        asked = ' '.join(f'--{name} {value}' for name, value in given.items())
+        known = {name: {getattr(c, name) for c in list_cards()} - {None, ''} for name in given}
+        there = '; '.join(f'{n}: {", ".join(sorted(map(str, v)))}' for n, v in known.items())
+        raise UserError(f'{asked}: no card; there are {there}')
+    console.print(table(cards))
+
+
+def table(cards: list) -> Table:
+    """A row for each card."""
+    names = Column('card', overflow='fold')  # so that they can be copied
+    result = Table(names, 'norm', 'batch', 'data', 'results', 'by')
+    for found in cards:
+        results = ', '.join(f'{r.metric} {r.value}' for r in found.results[:2])
+        batch = '' if found.batch is None else str(found.batch)
+        by = 'sbzoo' if found.is_ours else 'others'
+        result.add_row(found.name, found.norm, batch, found.data, results, by)
+    return result
+
+
+if __name__ == '__main__':
+    arguments = parse_args()
+    cli.run(lambda: main(arguments), arguments.debug)
