@@ -19,6 +19,7 @@ examples:
   python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 64 --out samples.png
   python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5000 --out samples/
   python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5 --interpolate 8
+  python tools/generate.py --card dcgan_in_b2 --num 64 --out samples.png
   python tools/generate.py configs/cyclegan_in_b1.py work_dirs/cyclegan_in_b1 --input photos/
 
 Image number i comes from seed SEED + i alone, so it is the same in any batch and on any device.
@@ -31,9 +32,10 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
-    cli.add_config(parser)
     add = parser.add_argument
-    add('checkpoint', help='a checkpoint, or a work directory for its newest')
+    add('config', nargs='?', help='a config file')
+    add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
+    add('--card', metavar='NAME', help='a model card instead; tools/cards.py lists them')
     add('--num', type=cli.positive_int, default=64, metavar='N', help='how many (64)')
     add('--seed', type=int, default=0, metavar='N', help='of the first image (0)')
     add(
@@ -56,15 +58,30 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.configs import load_config
-    from sbzoo.engine.generate import load_model, save
+    from sbzoo.engine.generate import save
 
-    cfg = load_config(args.config)
-    images, num, columns = pictures(cfg, load_model(cfg, args.checkpoint), args)
+    images, num, columns = pictures(*load(args), args)
     out = save(images, num, args.out, columns)
     print(f'{num} images: {out}')
     if out.is_dir():
         print(f'next:    python tools/fid.py REAL_FOLDER {out}')
+
+
+def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
+    """The config and the model that the options name."""
+    from sbzoo.engine.configs import load_config
+    from sbzoo.engine.generate import check_generates, load_model
+    from sbzoo.errors import UserError
+    from sbzoo.zoo import models
+
+    if bool(args.card) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
+        raise UserError('give a config and a checkpoint, or --card NAME')
+    if args.config:
+        cfg = load_config(args.config)
+        return cfg, load_model(cfg, args.checkpoint)
+    loaded = models.load(args.card)
+    check_generates(args.card, loaded.model)
+    return models.config_of(loaded.card), loaded.model
 
 
 def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:

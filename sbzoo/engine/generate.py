@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbzoo.data.images import ImageFolder, fit, to_rgb
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
@@ -40,12 +40,21 @@ def load_model(cfg: Config, checkpoint: str | Path) -> AdversarialModel:
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
-    if not isinstance(model, AdversarialModel):
-        raise UserError(f'{cfg.filename}: {type(model).__name__} generates no images')
+    check_generates(cfg.filename, model)
     path = find_checkpoint(checkpoint)
     check_fits(path, model)
     model.load_state_dict(read_checkpoint(path)['state_dict'])
     return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+
+
+def check_generates(name: str, model: nn.Module) -> None:
+    """Check that a model is one that generates images.
+
+    Raises:
+        UserError: It is a detector, say.
+    """
+    if not isinstance(model, AdversarialModel):
+        raise UserError(f'{name}: {type(model).__name__} generates no images')
 
 
 def sample(
