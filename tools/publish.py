@@ -47,8 +47,9 @@ def main(args: argparse.Namespace) -> None:
     if card:
         size = Path(card.reference).stat().st_size
         print(f'card:    {card.folder} ({size / 1e6:.1f} MB of weights)')
-        tool = 'test' if card.task == 'object-detection' else 'generate'
-        print(f'next:    python tools/{tool}.py {card.config} --card {card.name}')
+        is_detector = card.task == 'object-detection'
+        tool = f'test.py {card.config}' if is_detector else 'generate.py'
+        print(f'next:    python tools/{tool} --card {card.name}')
 
 
 if __name__ == '__main__':

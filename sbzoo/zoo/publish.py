@@ -95,9 +95,14 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
         devices=result['devices'],
         accumulated=result['accumulated'],
         seeds=tuple(run.result['seed'] for run in runs),
-        training=f'{epochs} epochs, learning rate {result["lr"]}',
+        training=f'{epochs} epochs, learning rate {_rates(result["lr"])}',
         license='apache-2.0',
     )
+
+
+def _rates(lr: float | list[float]) -> str:
+    """One number, or that of each player where they differ."""
+    return ' and '.join(f'{rate:g}' for rate in dict.fromkeys(lr if isinstance(lr, list) else [lr]))
 
 
 def read_run(folder: Path) -> Run:
@@ -202,17 +207,20 @@ def _results(runs: Sequence[Run]) -> Iterator[Result]:
             yield Result(
                 METRICS.get(key, key.rpartition('/')[2]),
                 _rounded(value),
-                _protocol(runs[0].result, key),
+                _protocol(runs[0], key),
                 mean=_rounded(statistics.mean(values)) if several else None,
                 std=_rounded(statistics.stdev(values)) if several else None,
             )
 
 
-def _protocol(result: dict, key: str) -> str:
-    images = result['data']['images']
+def _protocol(run: Run, key: str) -> str:
+    images = run.result['data']['images']
     if key in METRICS:
-        return f'COCO, {images} validation images of {result["data"]["name"]}'
-    return f'{images} images'
+        return f'COCO, {images} validation images of {run.result["data"]["name"]}'
+    evaluator = run.cfg.test_evaluator
+    if 'extractor' not in evaluator:
+        return f'{images} images'
+    return f'{images} samples against the training images, extractor {evaluator.extractor}'
 
 
 def _rounded(value: float) -> float:
