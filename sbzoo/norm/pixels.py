@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 _CHUNK = 2**21  # elements
-_TINY = 1e-12  # keeps the inverse deviation of a constant map finite
 _aten = torch.ops.aten
 
 
@@ -25,20 +24,15 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
         return mean, var
     if x.is_contiguous():
-        parts = [_row_moments(_wide(part)) for part, _ in _chunks(x)]
-        mean, var = (torch.cat(tables).view(x.shape[:2]) for tables in zip(*parts, strict=True))
-        return mean, var
-    samples = [_tile_moments(sample) for sample in x.split(1)]
-    mean, var = (torch.stack(tables) for tables in zip(*samples, strict=True))
-    return mean, var
+        return _tables(x, [_row_moments(_wide(part)) for (part,) in _chunks(x)])
+    return _tables(x, [_tile_moments(sample) for sample in x.split(1)])
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, tables [N, C]; its positive part with `relu`. Like x."""
     result = torch.empty_like(x)
-    scale, shift = scale.flatten(), shift.flatten()
-    for (part, rows), (out, _) in zip(_chunks(x), _chunks(result), strict=True):
-        _affine_into(out, part, scale[rows], shift[rows])
+    for out, part, *tables in _chunks(result, x, scale, shift):
+        _affine_into(out, part, *tables)
         if relu:
             out.relu_()
     return result
@@ -61,12 +55,8 @@ def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
-    dots, totals, mean = torch.zeros_like(mean), torch.zeros_like(mean), mean.flatten()
-    for (part, rows), (g, _) in zip(_chunks(x), _chunks(grad), strict=True):
-        dot, total = _row_products(_wide(g), _wide(part), mean[rows])
-        dots.view(-1)[rows] += dot
-        totals.view(-1)[rows] += total
-    return dots, totals
+    chunks = _chunks(grad, x, mean)
+    return _tables(x, [_row_products(_wide(g), _wide(part), m) for g, part, m in chunks])
 
 
 def blend(
@@ -80,11 +70,11 @@ def blend(
 ) -> Tensor:
     """`a * grad + b * x + c`, tables [N, C]; like x, in `out` if given; `y` as in `masked`."""
     result = torch.empty_like(x) if out is None else out
-    a, b, c = a.flatten(), b.flatten(), c.flatten()
-    for (part, rows), (to, _), (g, _) in zip(*map(_chunks, (x, result, grad)), strict=True):
+    for to, g, part, *tables in _chunks(result, grad, x, a, b, c):
+        scale, factor, shift = tables
         wide = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
-        _affine_into(wide, g.to(wide.dtype), a[rows], c[rows])
-        wide.addcmul_(part, b[rows].view(1, -1, 1, 1))
+        _affine_into(wide, g.to(wide.dtype), scale, shift)
+        wide.addcmul_(part, factor.view(1, -1, 1, 1))
         if wide is not to:
             to.copy_(wide)
     return result
@@ -105,35 +95,48 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
-def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """Views [1, rows, H, W] of x, and where the rows of each are in a flat table.
+def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Views [1, rows, H, W] of images that are like the first, and [rows] of their tables [N, C].
 
     In channels_last a view has all channels of some lines of one sample.
     """
+    x = tensors[0]
     n, c, h, w = x.shape
-    if x.is_contiguous() and x.numel() <= _CHUNK:
-        yield x.view(1, n * c, h, w), slice(None)
-    elif x.is_contiguous():
+    if x.is_contiguous():
+        flat = [t.reshape(-1) if t.dim() == 2 else t.view(1, n * c, h, w) for t in tensors]
         step = max(1, _CHUNK // (h * w))
-        for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
-            yield part, slice(start * step, (start + 1) * step)
+        if n * c <= step:
+            yield flat
+        else:
+            yield from map(list, zip(*(t.split(step, t.dim() // 4) for t in flat), strict=True))
     else:
         step = max(1, _CHUNK // (c * w))
         for i in range(n):
-            for part in x[i : i + 1].split(step, 2):
-                yield part, slice(i * c, (i + 1) * c)
+            for start in range(0, h, step):
+                lines = slice(start, start + step)
+                yield [t[i] if t.dim() == 2 else t[i : i + 1, :, lines] for t in tensors]
+
+
+def _tables(x: Tensor, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Two tables [N, C] from parts in the order of memory; those of the same rows are summed."""
+    n, c = x.shape[:2]
+    if len(parts) == 1:
+        one, two = parts[0]
+        return one.view(n, c), two.view(n, c)
+    one, two = (torch.cat(tables).view(n, -1, c) for tables in zip(*parts, strict=True))
+    return one.sum(1), two.sum(1)
 
 
 def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of [1, rows, H, W]. Group norm has the fastest kernel; its output is not wanted."""
     _, rows, h, w = x.shape
-    _, mean, rstd = torch.native_group_norm(x, None, None, 1, rows, h * w, rows, _TINY)
-    return mean[0], (rstd[0].pow(-2) - _TINY).clamp_(min=0)
+    _, mean, rstd = torch.native_group_norm(x, None, None, 1, rows, h * w, rows, 0.0)
+    return mean[0], rstd[0].pow(-2)
 
 
 def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Of one sample in channels_last, from those of its chunks by the law of total variance."""
-    chunks = [part for part, _ in _chunks(sample)]
+    chunks = [part for (part,) in _chunks(sample)]
     parts = [_aten.batch_norm_update_stats(_wide(p), None, None, 0.0) for p in chunks]
     if len(parts) == 1:
         return parts[0]
