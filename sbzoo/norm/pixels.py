@@ -31,7 +31,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, tables [N, C]; its positive part with `relu`. Like x."""
     result = torch.empty_like(x)
-    for out, part, *tables in _chunks(result, x, scale, shift):
+    for out, part, *tables in _chunks(result, x, scale, shift, *_identity(scale)):
         _affine_into(out, part, *tables)
         if relu:
             out.relu_()
@@ -70,10 +70,9 @@ def blend(
 ) -> Tensor:
     """`a * grad + b * x + c`, tables [N, C]; like x, in `out` if given; `y` as in `masked`."""
     result = torch.empty_like(x) if out is None else out
-    for to, g, part, *tables in _chunks(result, grad, x, a, b, c):
-        scale, factor, shift = tables
+    for to, g, part, factor, *tables in _chunks(result, grad, x, b, a, c, *_identity(a)):
         wide = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
-        _affine_into(wide, g.to(wide.dtype), scale, shift)
+        _affine_into(wide, g.to(wide.dtype), *tables)
         wide.addcmul_(part, factor.view(1, -1, 1, 1))
         if wide is not to:
             to.copy_(wide)
@@ -96,35 +95,39 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Views [1, rows, H, W] of images that are like the first, and [rows] of their tables [N, C].
+    """Views [1, rows, H, W] of images that are like the first, and [rows] of their tables [N, C]."""
+    return _rows(*tensors) if tensors[0].is_contiguous() else _lines(*tensors)
 
-    In channels_last a view has all channels of some lines of one sample.
-    """
-    x = tensors[0]
-    n, c, h, w = x.shape
-    if x.is_contiguous():
-        flat = [t.reshape(-1) if t.dim() == 2 else t.view(1, n * c, h, w) for t in tensors]
-        step = max(1, _CHUNK // (h * w))
-        if n * c <= step:
-            yield flat
-        else:
-            yield from map(list, zip(*(t.split(step, t.dim() // 4) for t in flat), strict=True))
+
+def _rows(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Maps of any sample and channel."""
+    n, c, h, w = tensors[0].shape
+    flat = [t.reshape(-1) if t.dim() == 2 else t.view(1, n * c, h, w) for t in tensors]
+    step = max(1, _CHUNK // (h * w))
+    if n * c <= step:
+        yield flat
     else:
-        step = max(1, _CHUNK // (c * w))
-        for i in range(n):
-            for start in range(0, h, step):
-                lines = slice(start, start + step)
-                yield [t[i] if t.dim() == 2 else t[i : i + 1, :, lines] for t in tensors]
+        yield from map(list, zip(*(t.split(step, t.dim() // 4) for t in flat), strict=True))
+
+
+def _lines(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """All channels of some lines of one sample."""
+    _, c, h, w = tensors[0].shape
+    step = max(1, _CHUNK // (c * w))
+    samples = (t.unbind() if t.dim() == 2 else t.split(1) for t in tensors)
+    for sample in zip(*samples, strict=True):
+        for start in range(0, h, step):
+            lines = slice(start, start + step)
+            yield [t if t.dim() == 1 or h <= step else t[:, :, lines] for t in sample]
 
 
 def _tables(x: Tensor, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Two tables [N, C] from parts in the order of memory; those of the same rows are summed."""
     n, c = x.shape[:2]
-    if len(parts) == 1:
-        one, two = parts[0]
-        return one.view(n, c), two.view(n, c)
-    one, two = (torch.cat(tables).view(n, -1, c) for tables in zip(*parts, strict=True))
-    return one.sum(1), two.sum(1)
+    one, two = (t[0] if len(t) == 1 else torch.cat(t) for t in zip(*parts, strict=True))
+    if one.numel() > n * c:
+        return one.view(n, -1, c).sum(1), two.view(n, -1, c).sum(1)
+    return one.view(n, c), two.view(n, c)
 
 
 def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,11 +149,18 @@ def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     return mean, ((variances + (means - mean).square()) * share).sum(0)
 
 
-def _affine_into(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> None:
+def _identity(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance that change nothing."""
+    return torch.zeros_like(table), torch.ones_like(table)
+
+
+def _affine_into(
+    out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor
+) -> None:
     """Batch norm in evaluation is the one affine kernel that is vectorised in both formats."""
-    zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    unused = scale.new_empty(0)
     _aten.native_batch_norm.out(
-        x, scale, shift, zero, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+        x, scale, shift, mean, var, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
     )
 
 
