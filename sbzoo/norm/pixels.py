@@ -95,7 +95,7 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Views [1, rows, H, W] of images that are like the first, and [rows] of their tables [N, C]."""
+    """Views [1, rows, H, W] of images like the first, and [rows] of their tables [N, C]."""
     return _rows(*tensors) if tensors[0].is_contiguous() else _lines(*tensors)
 
 
