@@ -8,8 +8,9 @@ from torch import nn
 from sbzoo import UserError, build_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.normalize import normalize
-from sbzoo.norm.pools import Batch, Group, Mix
+from sbzoo.norm.pools import Batch, Group, Mix, Pool
 from sbzoo.norm.spec import nearest_divisor, parse
+from sbzoo.norm.table import Table
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
 C = 8
@@ -87,6 +88,35 @@ def test_gradcheck(spec):
     assert torch.autograd.gradcheck(
         lambda x, *_: engine(layer, x), (x, *layer.parameters()), fast_mode=False
     )
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_gradient_of_a_gradient_of_the_weight(spec):
+    """The first backward does not come to x, the second does."""
+    layer = make(spec).double()
+    x = torch.randn(3, C, 5, 4, dtype=torch.double, requires_grad=True)
+    slopes = []
+    for function in (engine, reference):
+        y = function(layer, x).tanh()
+        (first,) = torch.autograd.grad(y.sum(), layer.weight, create_graph=True)
+        slopes.append(torch.autograd.grad(first.square().sum() + y.sum(), (x, layer.weight)))
+    torch.testing.assert_close(*slopes)
+
+
+class Constant(Pool):
+    """Statistics that are no function of the images."""
+
+    def __call__(self, table, layer):
+        return Table(torch.zeros(1, C), torch.ones(1, C), table.count)
+
+
+def test_a_pool_need_not_look_at_its_table():
+    layer, x = make('ln'), torch.randn(2, C, 3, 2, requires_grad=True)
+    layer.pool, layer.eps = Constant(), 0.0
+    y = layer(x)
+    torch.testing.assert_close(y, x * layer.weight[:, None, None] + layer.bias[:, None, None])
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, layer.weight[:, None, None].expand_as(x))
 
 
 @pytest.mark.parametrize('batch', [1, 4])

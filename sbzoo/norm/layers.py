@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -47,7 +43,6 @@ class Norm(_InstanceNorm):
         pool = parse(spec, num_features)
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
         self.spec, self.pool, self.relu = spec, pool, relu
-        self.tracking = True
         pool.prepare(self)
 
     @property
@@ -65,33 +60,19 @@ class Norm(_InstanceNorm):
         """The running statistics, [1, C]."""
         return Table(self.running_mean[None], self.running_var[None], 1)
 
-    def learned(self) -> tuple[nn.Parameter, ...]:
-        """What it learns beside weight and bias."""
-        affine = {'weight', 'bias'}
-        return tuple(p for name, p in self._parameters.items() if name not in affine)
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, H, W]."""
         return self.pool.forward(x, self)
 
-    @torch.no_grad()
     def track(self, pooled: Table) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
-        if self.tracking:
-            share = self.momentum
-            unbiased = pooled.count / max(pooled.count - 1, 1)
-            self.running_mean.lerp_(pooled.mean.mean(0).to(self.running_mean.dtype), share)
-            self.running_var.lerp_(pooled.var.mean(0).to(self.running_var.dtype) * unbiased, share)
-            self.num_batches_tracked += 1
-
-    @contextmanager
-    def untracked(self) -> Iterator[None]:
-        """Compute again what was computed, without another step of the running statistics."""
-        before, self.tracking = self.tracking, False
-        try:
-            yield
-        finally:
-            self.tracking = before
+        mean, var = (
+            t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
+        )
+        unbiased = pooled.count / max(pooled.count - 1, 1)
+        self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
+        self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
+        self.num_batches_tracked.add_(1)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sbzoo.norm import pixels
+from sbzoo.norm import formulas, pixels
 from sbzoo.norm.proof import proven
 from sbzoo.norm.table import Table
 
@@ -22,6 +22,11 @@ def normalize(
 ) -> Tensor:
     """Normalise x [N, C, H, W] by the statistics that a layer's pool makes of its moments.
 
+    Autograd takes gradients through the pool, on tables [N, C]; the functions before and behind it
+    touch pixels. As d mean = d x / count and d var = 2 (x - mean) d x / count, what reaches x
+    through its moments and what reaches it directly is one pass, over which the first of the two
+    functions presides.
+
     Args:
         x: Images.
         layer: Has the pool, `eps` and what the pool learns.
@@ -32,9 +37,18 @@ def normalize(
     Returns:
         A tensor like x, with the exact gradient, through the statistics too.
     """
-    if torch.compiler.is_compiling():
-        return _formula(x, layer, weight, bias, relu)
-    return _Normalize.apply(x, layer, weight, bias, relu, *layer.learned())
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
+        x = pixels.dense(x)
+        mean, var, direct = _Moments.apply(x)
+    else:
+        mean, var = formulas.moments(x)
+    pooled = layer.pool(Table(mean, var, x.shape[2] * x.shape[3]), layer)
+    centre = mean.detach()  # y is the same for any, and rounds least for this
+    scale, offset = _coefficients(pooled, layer.eps, weight, bias, centre)
+    if compiling:
+        return formulas.affine(x, scale, offset - centre * scale, relu)
+    return _Affine.apply(x, direct, centre, scale, offset, relu)
 
 
 def normalized_again(y: Tensor) -> Callable[[Tensor], Tensor]:
@@ -50,36 +64,23 @@ def normalize_fixed(x: Tensor, layer: Norm, statistics: Table) -> Tensor:
 
     With a weight that does not learn, nothing of x is kept for backward.
     """
-    _, scale, shift = _coefficients(statistics, layer.eps, layer.weight, layer.bias)
-    y = x.mul(_maps(scale).to(x.dtype)).add_(_maps(shift).to(x.dtype))
+    scale, shift = _coefficients(statistics, layer.eps, layer.weight, layer.bias)
+    y = x.mul(scale[:, :, None, None].to(x.dtype)).add_(shift[:, :, None, None].to(x.dtype))
     return y.relu_() if layer.relu else y
 
 
-def _formula(
-    x: Tensor, layer: Norm, weight: Tensor | None, bias: Tensor | None, relu: bool
-) -> Tensor:
-    """The same in plain torch: for the compiler, which fuses it, and for second derivatives."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    var, mean = torch.var_mean(wide, (2, 3), correction=0)
-    pooled = layer.pool(Table(mean, var, x[0, 0].numel()), layer)
-    _, scale, shift = _coefficients(pooled, layer.eps, weight, bias)
-    y = (wide * _maps(scale) + _maps(shift)).to(x.dtype)
-    return y.relu() if relu else y
-
-
 def _coefficients(
-    pooled: Table, eps: float, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse deviation, scale and shift, [N, C] or broadcastable to it."""
+    pooled: Table,
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    centre: Tensor | float = 0,
+) -> tuple[Tensor, Tensor]:
+    """`scale` and `offset` of y = (x - centre) * scale + offset, broadcastable to [N, C]."""
     inverse = (pooled.var + eps).rsqrt()
     scale = inverse if weight is None else inverse * weight
-    shift = -pooled.mean * scale
-    return inverse, scale, shift if bias is None else shift + bias
-
-
-def _maps(table: Tensor) -> Tensor:
-    """From [N, C] to [N, C, 1, 1]."""
-    return table[:, :, None, None]
+    gap = centre - pooled.mean
+    return scale, gap * scale if bias is None else torch.addcmul(bias, gap, scale)
 
 
 def _passes(x: Tensor) -> ModuleType:
@@ -91,78 +92,59 @@ def _passes(x: Tensor) -> ModuleType:
     return pixels
 
 
-class _Normalize(torch.autograd.Function):
-    """y = (x - M) S weight + bias, with pooled statistics M and S = (V + eps)^-1/2.
+class _Moments(torch.autograd.Function):
+    """Mean and variance of each map; and a stand-in for x, whose gradient is what `_Affine` got.
 
-    The gradients of M and V follow from two sums over pixels; autograd takes them through the
-    pool to the moments of x; and as d mean = d x / count and d var = 2 (x - mean) d x / count,
-    they reach x in one pass.
+    The stand-in has the shape of x and no memory of its own.
     """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = _passes(x).moments(x)
+        ctx.save_for_backward(x, mean)
+        ctx.set_materialize_grads(False)
+        return mean, var, x.new_empty(()).expand_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+        x, mean = ctx.saved_tensors
+        d_mean, d_var = (torch.zeros_like(mean) if g is None else g for g in grads[:2])
+        share = 1 / (x.shape[2] * x.shape[3])
+        b = d_var * (2 * share)
+        c = torch.addcmul(d_mean * share, b, mean, value=-1)
+        if grads[2] is None:  # x is reached through its moments alone: a second derivative
+            return formulas.affine(x, b, c)
+        (passes, scale, y, own), ctx.affine = ctx.affine, None
+        return passes.blend(grads[2], x, scale, b, c, y, own)
+
+
+class _Affine(torch.autograd.Function):
+    """y = (x - centre) * scale + offset; `direct` stands for x where gradients go."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        layer: Norm,
-        weight: Tensor | None,
-        bias: Tensor | None,
+        direct: Tensor,
+        centre: Tensor,
+        scale: Tensor,
+        offset: Tensor,
         relu: bool,
-        *learned: Tensor,
     ) -> Tensor:
-        x = pixels.dense(x)
-        passes = _passes(x)
-        mean, var = (t.requires_grad_() for t in passes.moments(x))
-        ctx.table = Table(mean, var, x[0, 0].numel())
-        with torch.enable_grad():
-            ctx.pooled = layer.pool(ctx.table, layer)
-        ctx.inverse, scale, shift = _coefficients(ctx.pooled, layer.eps, weight, bias)
-        ctx.scale, ctx.shift = (t.expand_as(mean).contiguous() for t in (scale, shift))
-        y = passes.affine(x, ctx.scale, ctx.shift, relu)
-        ctx.save_for_backward(x, y if relu else None, weight, bias, *learned)
-        ctx.layer, ctx.passes, ctx.relu = layer, passes, relu
+        ctx.moments, ctx.passes, ctx.relu = direct.grad_fn, _passes(x), relu
+        ctx.scale = scale.expand_as(centre).contiguous()
+        ctx.shift = torch.addcmul(offset, centre, scale, value=-1)
+        y = ctx.passes.affine(x, ctx.scale, ctx.shift, relu)
+        ctx.save_for_backward(x, y if relu else None, centre, scale)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        x, y, weight, bias, *learned = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody takes a second derivative
-            return _backward_with_graph(ctx, grad)
-        mean, _, count = ctx.table
-        grad, y, own = ctx.passes.masked(pixels.like(x, grad), y)
-        dot, total = ctx.passes.products(grad, x, mean, y)
-        dot += (mean - ctx.pooled.mean) * total  # now the sum of grad * (x - M)
-        d_mean, d_var, *d_learned = _through_pool(ctx, dot, total, learned)
-        b = d_var * (2 / count)
-        d_x = ctx.passes.blend(grad, x, ctx.scale, b, d_mean / count - b * mean, y, own)
-        d_weight = None if weight is None else (dot * ctx.inverse).sum(0)
-        d_bias = None if bias is None else total.sum(0)
-        return d_x, None, d_weight, d_bias, None, *d_learned
-
-
-def _through_pool(ctx: Any, dot: Tensor, total: Tensor, learned: list[Tensor]) -> list[Tensor]:
-    """Gradients of the moments of x, and of what the pool learns."""
-    grads = -ctx.scale * total, -0.5 * dot * ctx.scale * ctx.inverse.square()
-    pairs = [
-        (statistic, g.sum_to_size(statistic.shape))
-        for statistic, g in zip(ctx.pooled[:2], grads, strict=True)
-        if statistic.requires_grad
-    ]
-    return _gradients(*zip(*pairs, strict=True), [*ctx.table[:2], *learned], retain_graph=True)
-
-
-def _backward_with_graph(ctx: Any, grad: Tensor) -> tuple:
-    x, _, weight, bias, *learned = ctx.saved_tensors
-    with ctx.layer.untracked():
-        y = _formula(x, ctx.layer, weight, bias, ctx.relu)
-    inputs = [x, weight, bias, *learned]
-    d_x, d_weight, d_bias, *rest = _gradients([y], [grad], inputs, create_graph=True)
-    return d_x, None, d_weight, d_bias, None, *rest
-
-
-def _gradients(
-    outputs: list[Tensor], grads: list[Tensor], inputs: list[Tensor | None], **kwargs
-) -> list[Tensor | None]:
-    """As `torch.autograd.grad`, with None for inputs that want no gradient."""
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, materialize_grads=True, **kwargs))
-    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+        x, y, centre, scale = ctx.saved_tensors
+        second = torch.is_grad_enabled()  # somebody takes a second derivative
+        passes = formulas if second else ctx.passes
+        grad, y, own = passes.masked(pixels.like(x, grad), y)
+        dot, total = passes.products(grad, x, centre, y)
+        if ctx.moments is not None:
+            ctx.moments.affine = passes, scale if second else ctx.scale, y, own
+        return None, grad, None, dot.sum_to_size(scale.shape), total, None

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 _CHUNK = 2**21  # elements
-_TINY = 1e-12  # keeps the inverse deviation of a constant map finite
 _aten = torch.ops.aten
 
 
@@ -25,20 +24,15 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
         return mean, var
     if x.is_contiguous():
-        parts = [_row_moments(_wide(part)) for part, _ in _chunks(x)]
-        mean, var = (torch.cat(tables).view(x.shape[:2]) for tables in zip(*parts, strict=True))
-        return mean, var
-    samples = [_tile_moments(sample) for sample in x.split(1)]
-    mean, var = (torch.stack(tables) for tables in zip(*samples, strict=True))
-    return mean, var
+        return _tables(x, [_row_moments(_wide(part)) for (part,) in _chunks(x)])
+    return _tables(x, [_tile_moments(sample) for sample in x.split(1)])
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, tables [N, C]; its positive part with `relu`. Like x."""
     result = torch.empty_like(x)
-    scale, shift = scale.flatten(), shift.flatten()
-    for (part, rows), (out, _) in zip(_chunks(x), _chunks(result), strict=True):
-        _affine_into(out, part, scale[rows], shift[rows])
+    for out, part, *tables in _chunks(result, x, scale, shift, *_identity(scale)):
+        _affine_into(out, part, *tables)
         if relu:
             out.relu_()
     return result
@@ -61,12 +55,8 @@ def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
-    dots, totals, mean = torch.zeros_like(mean), torch.zeros_like(mean), mean.flatten()
-    for (part, rows), (g, _) in zip(_chunks(x), _chunks(grad), strict=True):
-        dot, total = _row_products(_wide(g), _wide(part), mean[rows])
-        dots.view(-1)[rows] += dot
-        totals.view(-1)[rows] += total
-    return dots, totals
+    chunks = _chunks(grad, x, mean)
+    return _tables(x, [_row_products(_wide(g), _wide(part), m) for g, part, m in chunks])
 
 
 def blend(
@@ -80,11 +70,10 @@ def blend(
 ) -> Tensor:
     """`a * grad + b * x + c`, tables [N, C]; like x, in `out` if given; `y` as in `masked`."""
     result = torch.empty_like(x) if out is None else out
-    a, b, c = a.flatten(), b.flatten(), c.flatten()
-    for (part, rows), (to, _), (g, _) in zip(*map(_chunks, (x, result, grad)), strict=True):
+    for to, g, part, factor, *tables in _chunks(result, grad, x, b, a, c, *_identity(a)):
         wide = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
-        _affine_into(wide, g.to(wide.dtype), a[rows], c[rows])
-        wide.addcmul_(part, b[rows].view(1, -1, 1, 1))
+        _affine_into(wide, g.to(wide.dtype), *tables)
+        wide.addcmul_(part, factor.view(1, -1, 1, 1))
         if wide is not to:
             to.copy_(wide)
     return result
@@ -105,35 +94,52 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.is_contiguous() else torch.channels_last
 
 
-def _chunks(x: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """Views [1, rows, H, W] of x, and where the rows of each are in a flat table.
+def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Views [1, rows, H, W] of images like the first, and [rows] of their tables [N, C]."""
+    return _rows(*tensors) if tensors[0].is_contiguous() else _lines(*tensors)
 
-    In channels_last a view has all channels of some lines of one sample.
-    """
-    n, c, h, w = x.shape
-    if x.is_contiguous() and x.numel() <= _CHUNK:
-        yield x.view(1, n * c, h, w), slice(None)
-    elif x.is_contiguous():
-        step = max(1, _CHUNK // (h * w))
-        for start, part in enumerate(x.view(1, n * c, h, w).split(step, 1)):
-            yield part, slice(start * step, (start + 1) * step)
+
+def _rows(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Maps of any sample and channel."""
+    n, c, h, w = tensors[0].shape
+    flat = [t.reshape(-1) if t.dim() == 2 else t.view(1, n * c, h, w) for t in tensors]
+    step = max(1, _CHUNK // (h * w))
+    if n * c <= step:
+        yield flat
     else:
-        step = max(1, _CHUNK // (c * w))
-        for i in range(n):
-            for part in x[i : i + 1].split(step, 2):
-                yield part, slice(i * c, (i + 1) * c)
+        yield from map(list, zip(*(t.split(step, t.dim() // 4) for t in flat), strict=True))
+
+
+def _lines(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """All channels of some lines of one sample."""
+    _, c, h, w = tensors[0].shape
+    step = max(1, _CHUNK // (c * w))
+    samples = (t.unbind() if t.dim() == 2 else t.split(1) for t in tensors)
+    for sample in zip(*samples, strict=True):
+        for start in range(0, h, step):
+            lines = slice(start, start + step)
+            yield [t if t.dim() == 1 or h <= step else t[:, :, lines] for t in sample]
+
+
+def _tables(x: Tensor, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Two tables [N, C] from parts in the order of memory; those of the same rows are summed."""
+    n, c = x.shape[:2]
+    one, two = (t[0] if len(t) == 1 else torch.cat(t) for t in zip(*parts, strict=True))
+    if one.numel() > n * c:
+        return one.view(n, -1, c).sum(1), two.view(n, -1, c).sum(1)
+    return one.view(n, c), two.view(n, c)
 
 
 def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of [1, rows, H, W]. Group norm has the fastest kernel; its output is not wanted."""
     _, rows, h, w = x.shape
-    _, mean, rstd = torch.native_group_norm(x, None, None, 1, rows, h * w, rows, _TINY)
-    return mean[0], (rstd[0].pow(-2) - _TINY).clamp_(min=0)
+    _, mean, rstd = torch.native_group_norm(x, None, None, 1, rows, h * w, rows, 0.0)
+    return mean[0], rstd[0].pow(-2)
 
 
 def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Of one sample in channels_last, from those of its chunks by the law of total variance."""
-    chunks = [part for part, _ in _chunks(sample)]
+    chunks = [part for (part,) in _chunks(sample)]
     parts = [_aten.batch_norm_update_stats(_wide(p), None, None, 0.0) for p in chunks]
     if len(parts) == 1:
         return parts[0]
@@ -143,11 +149,18 @@ def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     return mean, ((variances + (means - mean).square()) * share).sum(0)
 
 
-def _affine_into(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor) -> None:
+def _identity(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance that change nothing."""
+    return torch.zeros_like(table), torch.ones_like(table)
+
+
+def _affine_into(
+    out: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tensor
+) -> None:
     """Batch norm in evaluation is the one affine kernel that is vectorised in both formats."""
-    zero, one, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    unused = scale.new_empty(0)
     _aten.native_batch_norm.out(
-        x, scale, shift, zero, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+        x, scale, shift, mean, var, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
     )
 
 

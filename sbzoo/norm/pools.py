@@ -298,8 +298,7 @@ class _AveragedOverSteps(torch.autograd.Function):
 
 def _push(past: Tensor, newest: Tensor, layer: Norm) -> Tensor:
     """Remember the newest value [1, C] and return the average, or itself before warm-up ends."""
-    if layer.tracking:
-        past.copy_(torch.cat([past[1:], newest.to(past.dtype)]))
+    past.copy_(torch.cat([past[1:], newest.to(past.dtype)]))
     return torch.where(_is_warm(layer), past.mean(0, keepdim=True).to(newest.dtype), newest)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sbzoo.norm import formulas
+
 # Ragged tiles, several to a map; and several maps to a tile.
 SHAPES = ((2, 37, 67, 71), (3, 40, 7, 7))
 OFFSET = 30.0  # of the images, so that a variance by E[x^2] - E[x]^2 would show
@@ -48,38 +50,6 @@ def proven(device: torch.device, dtype: torch.dtype, memory_format: torch.memory
     return False
 
 
-class _Definition:
-    """The passes as formulas; see `sbzoo.norm.pixels_triton`."""
-
-    @staticmethod
-    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean((2, 3))
-        return mean, (x - _map(mean)).square().mean((2, 3))
-
-    @staticmethod
-    def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
-        y = x * _map(scale) + _map(shift)
-        return y.relu() if relu else y
-
-    @staticmethod
-    def products(
-        grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        grad = grad if y is None else grad * (y > 0)
-        return (grad * (x - _map(mean))).sum((2, 3)), grad.sum((2, 3))
-
-    @staticmethod
-    def blend(
-        grad: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, y: Tensor | None = None
-    ) -> Tensor:
-        grad = grad if y is None else grad * (y > 0)
-        return _map(a) * grad + _map(b) * x + _map(c)
-
-
-def _map(table: Tensor) -> Tensor:
-    return table[:, :, None, None]
-
-
 def _excess(
     device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
 ) -> dict[str, float]:
@@ -93,7 +63,7 @@ def _excess(
         images = [x.to(device, dtype, memory_format=memory_format) for x in images]
         wide = torch.promote_types(dtype, torch.float32)
         tables = [table.to(device, wide) for table in _random(shape[:2], 3)]
-        exact = _results(_Definition, *(tensor.double() for tensor in (*images, *tables)))
+        exact = _results(formulas, *(tensor.double() for tensor in (*images, *tables)))
         for name, result in _results(pixels_triton, *images, *tables).items():
             excess[name] = max(excess.get(name, 0.0), _error(result, exact[name]))
     return excess
