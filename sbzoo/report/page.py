@@ -14,7 +14,7 @@ from sbzoo.engine.curves import Curve
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.report import plots, tables
 from sbzoo.report.pictures import Picture, embed
-from sbzoo.report.runs import Cells, Run, curves_of, experiments, read_results, read_work_dir
+from sbzoo.report.runs import ASIDE, Cells, Run, curves_of, experiments, read_results, read_work_dir
 from sbzoo.report.tables import Table
 from sbzoo.zoo.cards import FOLDER, TASKS, Card, list_cards
 from sbzoo.zoo.page import picture_of
@@ -184,7 +184,8 @@ def _names(logs: dict[str, dict[str, Curve]]) -> list[str]:
     """The losses and the metrics that are worth a drawing: those of more than one step."""
     names = dict.fromkeys(name for log in logs.values() for name in log if len(log[name]) > 1)
     losses = ['loss'] if 'loss' in names else [name for name in names if name.startswith('loss_')]
-    return losses + [n for n in names if n == 'coco/bbox_mAP' or n.startswith(tables.LOWER)]
+    distances = [n for n in names if n.startswith(tables.LOWER) and not n.endswith(ASIDE)]
+    return losses + [n for n in names if n == 'coco/bbox_mAP'] + distances
 
 
 def _pictures(material: Material) -> Section:

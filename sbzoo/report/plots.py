@@ -29,7 +29,7 @@ class Scale(NamedTuple):
         return round(100 * (value - low) / (high - low), 2)
 
 
-def scale(numbers: Iterable[float], ticks: int = 4) -> Scale:
+def scale(numbers: Iterable[float], ticks: int = 3) -> Scale:
     """An axis that holds all finite numbers, from round number to round number."""
     finite = [n for n in numbers if math.isfinite(n)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
@@ -62,7 +62,8 @@ def dots(rows: Mapping[str, Sequence[float]], texts: Sequence[str]) -> Markup:
 def _marks(numbers: Sequence[float], axis: Scale) -> Markup:
     low, high = map(axis.at, _spread(numbers))
     bar = Markup('<line class="spread" x1="{}%" x2="{}%" y1="50%" y2="50%"/>').format(low, high)
-    seeds = Markup('').join(_dot(axis.at(n), 2.5, 'seed') for n in numbers)
+    several = numbers if len(numbers) > 1 else ()
+    seeds = Markup('').join(_dot(axis.at(n), 2.5, 'seed') for n in several)
     return bar + _dot(axis.at(statistics.mean(numbers)), 5, 'mean') + seeds
 
 
@@ -98,7 +99,7 @@ def curves(key: str, lines: Mapping[str, Curve]) -> Markup:
     """
     thinned = {label: thin(curve) for label, curve in lines.items()}
     points = [p for curve in thinned.values() for p in curve.items()]
-    across, up = scale((step for step, _ in points), 3), scale((v for _, v in points), 3)
+    across, up = scale(step for step, _ in points), scale(v for _, v in points)
     drawn = {label: _points(curve, across, up) for label, curve in thinned.items()}
     shared = Markup('').join(Markup('<polyline points="{}"/>').format(p) for p in drawn.values())
     hidden = Markup('<svg class="hidden"><defs><g id="{}">{}</g></defs></svg>').format(key, shared)

@@ -21,6 +21,9 @@ ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another 
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
 
 
+VARIANTS = {'': ''} | {start: label.replace('`', '') for start, label in LABELS.items()}
+
+
 class Run(NamedTuple):
     """A training run with the protocol that its numbers were made by.
 
@@ -105,24 +108,28 @@ def _reason(error: Exception) -> str:
 def _parse(line: dict[str, Any], place: str, source: str) -> Run:
     match = NAME.fullmatch(line['config'])
     model, norm = (match[1], match[2] or '') if match else (line['config'], '')
-    start, data = line.get('start', ''), line['data']
-    protocol = f'{data["images"]} images of {data["name"]}'
-    if not start:
-        protocol = f'{line["epochs"]} epochs; {protocol}'
+    start = line.get('start', '')
     return Run(
         place,
         source,
         task=_task(line),
         model=model,
         norm=line.get('norm') or norm,
-        variant=LABELS.get(start, start).replace('`', ''),
+        variant=VARIANTS[start],
         batch=int(line['batch'] if start else line['images_a_step']),
         seed=int(line['seed']),
-        protocol=protocol,
+        protocol=_protocol(line),
         schedule=(str(line['lr']), line['epochs'], line['devices'], line['accumulated']),
         metrics=dict(_metrics(line['metrics'])),
         alphas={name: _finite(name, alpha) for name, alpha in line['alphas'].items()},
     )
+
+
+def _protocol(line: dict[str, Any]) -> str:
+    name, images = line['data']['name'], line['data']['images']
+    tested = f'{images} samples' if name == GENERATED else f'{images} images of {name}'
+    course = 'From a trained batch norm detector, an epoch more'
+    return f'{course if "start" in line else str(line["epochs"]) + " epochs"}; {tested}'
 
 
 def _task(line: dict[str, Any]) -> str:
@@ -151,7 +158,8 @@ def experiments(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], Cells]:
         UserError: Runs of one cell differ in more than their seed, or not even in that.
     """
     found: dict[tuple[str, str, str, str], Cells] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
+    norms, variants = list(dict.fromkeys(run.norm for run in runs)), list(VARIANTS.values())
+    for run in sorted(runs, key=lambda r: (norms.index(r.norm), variants.index(r.variant))):
         cell = found[run.source, run.task, run.model, run.protocol][run.label, run.batch]
         for other in cell:
             if other.seed == run.seed:

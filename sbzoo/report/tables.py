@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sbzoo.bench import runs as bench
-from sbzoo.bench.gan import METRICS as DECIMALS
 from sbzoo.report.runs import Cells, Run
 from sbzoo.zoo.cards import FILE, ROOT, Card
 
 LOWER = ('FD', 'FID', 'KID')  # names that begin so are distances
 SECONDARY = ('box AP50',)
+MEMORY = 'memory, GB'
 README = ROOT / 'README.md'
 
 
 class Cell(NamedTuple):
-    """What stands in a table; `alpha` is drawn beside its text."""
+    """What stands in a table; the note goes below its text, `alpha` is drawn beside it."""
 
     text: str
     href: str = ''
+    note: str = ''
     alpha: float | None = None
 
 
@@ -44,8 +45,9 @@ def markdown(table: Table) -> str:
 
 
 def _linked(cell: Cell) -> str:
-    text = cell.text.replace('|', '\\|').replace('<', '&lt;')
-    return f'[{text}]({cell.href})' if cell.href else text
+    text, note = (s.replace('|', '\\|').replace('<', '&lt;') for s in (cell.text, cell.note))
+    linked = f'[{text}]({cell.href})' if cell.href else text
+    return f'{linked}: {note}' if note else linked
 
 
 def metrics_of(cells: Cells) -> list[str]:
@@ -72,7 +74,7 @@ def values(cell: Sequence[Run], metric: str) -> list[float]:
 
 def mean_and_spread(numbers: Sequence[float], metric: str) -> str:
     """Mean ± standard deviation over seeds, in the digits that the metric is worth."""
-    return bench.cell(numbers, DECIMALS.get(metric, 3))
+    return bench.cell(numbers, 4 if metric.startswith('KID') else 3)
 
 
 def by_norm_and_batch(model: str, protocol: str, cells: Cells) -> Table:
@@ -93,7 +95,7 @@ def by_norm_and_batch(model: str, protocol: str, cells: Cells) -> Table:
 
 def alphas(model: str, cells: Cells) -> Table | None:
     """Learned alphas by layer; None if there are none."""
-    learned = {key: cell for key, cell in cells.items() if cell[0].alphas}
+    learned = {key: cell for key, cell in cells.items() if key[1] and cell[0].alphas}
     if not learned:
         return None
     layers = dict.fromkeys(name for cell in learned.values() for run in cell for name in run.alphas)
@@ -122,13 +124,13 @@ def ours(task: str, cards: Sequence[Card], found: dict[tuple, Cells], out: Path)
     mine = [card for card in cards if card.task == task and card.is_ours]
     names = {card.name for card in mine}
     lines = [_card(card, out) for card in mine]
-    for (_, its_task, model, protocol), cells in found.items():
+    for (source, its_task, model, protocol), cells in found.items():
         for (label, batch), cell in cells.items():
             name = f'{model}_{label}_b{batch}' if cell[0].norm else f'{model}_b{batch}'
             if its_task == task and not cell[0].variant and name not in names:
                 numbers = {m: mean_and_spread(values(cell, m), m) for m in cell[0].metrics}
-                said = f'{protocol}; {len(cell)} seeds' if len(cell) > 1 else protocol
-                lines.append((Cell(name), label, str(batch), numbers, said))
+                said = f'{protocol}; {source}; {len(cell)} seed{"s" if len(cell) > 1 else ""}'
+                lines.append((Cell(name, note=said), label, str(batch), numbers))
     return _wide('Ours', lines)
 
 
@@ -138,30 +140,32 @@ def theirs(task: str, cards: Sequence[Card], out: Path) -> Table:
     return _wide('Published', [_card(card, out) for card in listed])
 
 
-Line = tuple[Cell, str, str, dict[str, str], str]  # name, norm, batch, numbers, protocol
+Line = tuple[Cell, str, str, dict[str, str]]  # name and protocol, norm, batch, numbers
 
 
 def _card(card: Card, out: Path) -> Line:
-    link = Cell(card.name, Path(os.path.relpath(card.folder / FILE, out)).as_posix())
+    link = Path(os.path.relpath(card.folder / FILE, out)).as_posix()
     batch = f'{card.batch or ""}' + (f' x {card.devices}' if (card.devices or 1) > 1 else '')
     numbers = {}
     for result in card.results:
         spread = '' if result.mean is None else f' ({result.mean} ± {result.std})'
         numbers[result.metric] = f'{result.value}{spread}'
     if card.memory:
-        numbers['memory'] = f'{card.memory:g} GB'
+        numbers[MEMORY] = f'{card.memory:g}'
     protocols = dict.fromkeys(f'{r.protocol} {r.split}'.strip() for r in card.results)
     facts = (*protocols, card.data, card.training)
-    return link, card.norm, batch, numbers, '; '.join(fact for fact in facts if fact)
+    note = '; '.join(fact for fact in facts if fact)
+    return Cell(card.name, link, note), card.norm, batch, numbers
 
 
 def _wide(title: str, lines: Sequence[Line]) -> Table:
-    metrics = dict.fromkeys(name for *_, numbers, _ in lines for name in numbers)
+    metrics = dict.fromkeys(name for *_, numbers in lines for name in numbers)
+    columns = sorted(metrics, key=lambda name: name == MEMORY)  # which comes last
     rows = [
-        (name, Cell(norm), Cell(batch), *(Cell(numbers.get(m, '')) for m in metrics), Cell(said))
-        for name, norm, batch, numbers, said in sorted(lines, key=lambda line: line[1])
+        (name, Cell(norm), Cell(batch), *(Cell(numbers.get(m, '')) for m in columns))
+        for name, norm, batch, numbers in sorted(lines, key=lambda line: line[1])
     ]
-    return Table(title, ('model', 'norm', 'images a step', *metrics, 'protocol'), rows)
+    return Table(title, ('model and protocol', 'norm', 'images a step', *columns), rows)
 
 
 def of_readme(heading: str, path: Path = README) -> Iterator[Table]:
