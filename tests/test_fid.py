@@ -406,7 +406,7 @@ def test_with_statistics_there_is_the_distance_alone(tmp_path):
     Features.of(build_extractor('digits')(images), 'digits').statistics.save(tmp_path / 'r.npz')
     metric = FrechetDistance(str(tmp_path / 'r.npz'), prefix='val')
     assert evaluate(metric, images) == {'val/FD-digits': pytest.approx(0, abs=1e-5)}
-    assert set(metric.evaluate(2)) >= {"val/FD-digits"}
+    assert set(metric.evaluate(2)) >= {'val/FD-digits'}
 
 
 def on_rank(rank: int, file: str, out: str) -> None:

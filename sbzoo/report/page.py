@@ -93,7 +93,8 @@ def markdown(chapters: Sequence[Section]) -> str:
     parts = ['# sbzoo: results']
     for section in chapters:
         listed = [tables.markdown(table) for block in section.blocks for table in block.tables]
-        parts += [f'## {section.title}', section.intro, *listed] if listed else []
+        heads = [text for text in (f'## {section.title}', section.intro) if text]
+        parts += [*heads, *listed] if listed else []
     return '\n\n'.join(parts) + '\n'
 
 
@@ -118,22 +119,22 @@ def _results(task: str, title: str, found: Experiments) -> Section:
         for (source, its_task, model, protocol), cells in found.items()
         if its_task == task
     ]
-    intro = (
-        'Large dots are means, small dots seeds, bars one standard deviation to either side. '
-        'Each plot has its own axis.'
-    )
-    return Section(task, f'{title[0].upper()}{title[1:]}', intro, blocks)
+    return Section(task, _capital(title), '', blocks)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _experiment(source: str, model: str, protocol: str, cells: Cells) -> Block:
-    table = tables.by_norm_and_batch(model, protocol, cells)
+    table = tables.by_norm_and_batch(f'{model} ({source})', protocol, cells)
     drawn = [
         _dots(metric, batch, cells)
         for metric in tables.metrics_of(cells)
         if metric.startswith(PLOTTED)
         for batch in tables.batches_of(cells)
     ]
-    return Block(f'{model} ({source})', [table], drawn)
+    return Block(table.title, [table], drawn)
 
 
 def _dots(metric: str, batch: int, cells: Cells) -> tuple[str, Markup]:
@@ -148,11 +149,11 @@ def _dots(metric: str, batch: int, cells: Cells) -> tuple[str, Markup]:
 
 
 def _alphas(found: Experiments) -> Section:
-    made = {
-        f'{model} ({source})': tables.alphas(model, cells)
+    made = [
+        tables.alphas(f'{model} ({source})', cells)
         for (source, _, model, _), cells in found.items()
-    }
-    blocks = [Block(title, [table]) for title, table in made.items() if table]
+    ]
+    blocks = [Block(table.title, [table]) for table in made if table]
     intro = 'Hybrids start at 0.5; means over the seeds.'
     return Section('alphas', 'Learned alphas by layer', intro, blocks)
 
@@ -211,7 +212,7 @@ def _published(cards: list[Card], found: Experiments, out: Path) -> Section:
         pair = [tables.ours(task, cards, found, out), tables.theirs(task, cards, out)]
         pair = [table for table in pair if table.rows]
         if pair:
-            blocks.append(Block(f'{title[0].upper()}{title[1:]}', pair))
+            blocks.append(Block(_capital(title), pair))
     intro = (
         'Not one ranking: data, networks and protocols differ. What was published was not measured '
         'here.'

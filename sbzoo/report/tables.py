@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from sbzoo.bench import runs as bench
 from sbzoo.report.runs import Cells, Run
-from sbzoo.zoo.cards import FILE, ROOT, Card
+from sbzoo.zoo.cards import FILE, ROOT, TASKS, Card
 
 LOWER = ('FD', 'FID', 'KID')  # names that begin so are distances
 SECONDARY = ('box AP50',)
@@ -77,7 +78,7 @@ def mean_and_spread(numbers: Sequence[float], metric: str) -> str:
     return bench.cell(numbers, 4 if metric.startswith('KID') else 3)
 
 
-def by_norm_and_batch(model: str, protocol: str, cells: Cells) -> Table:
+def by_norm_and_batch(title: str, protocol: str, cells: Cells) -> Table:
     """Mean and spread over the seeds of each metric, by norm and batch."""
     columns = [(metric, batch) for metric in metrics_of(cells) for batch in batches_of(cells)]
     rows = [
@@ -90,10 +91,10 @@ def by_norm_and_batch(model: str, protocol: str, cells: Cells) -> Table:
     seeds = sorted({run.seed for cell in cells.values() for run in cell})
     note = f'{protocol}. Mean ± standard deviation over the seeds {", ".join(map(str, seeds))}.'
     heads = ('norm', *(column(m, b) for m, b in columns))
-    return Table(model, heads, rows, note if len(seeds) > 1 else f'{protocol}. Seed {seeds[0]}.')
+    return Table(title, heads, rows, note if len(seeds) > 1 else f'{protocol}. Seed {seeds[0]}.')
 
 
-def alphas(model: str, cells: Cells) -> Table | None:
+def alphas(title: str, cells: Cells) -> Table | None:
     """Learned alphas by layer; None if there are none."""
     learned = {key: cell for key, cell in cells.items() if key[1] and cell[0].alphas}
     if not learned:
@@ -111,7 +112,7 @@ def alphas(model: str, cells: Cells) -> Table | None:
         for layer in layers
     ]
     note = 'The fraction that comes from the first norm of the mix; a dot on its way from 0 to 1.'
-    return Table(model, heads, rows, note)
+    return Table(title, heads, rows, note)
 
 
 def _alpha(numbers: Sequence[float]) -> Cell:
@@ -131,20 +132,20 @@ def ours(task: str, cards: Sequence[Card], found: dict[tuple, Cells], out: Path)
                 numbers = {m: mean_and_spread(values(cell, m), m) for m in cell[0].metrics}
                 said = f'{protocol}; {source}; {len(cell)} seed{"s" if len(cell) > 1 else ""}'
                 lines.append((Cell(name, note=said), label, str(batch), numbers))
-    return _wide('Ours', lines)
+    return _wide(f'Ours: {TASKS[task]}', lines)
 
 
 def theirs(task: str, cards: Sequence[Card], out: Path) -> Table:
     """The published checkpoints of a task."""
     listed = (card for card in cards if card.task == task and not card.is_ours)
-    return _wide('Published', [_card(card, out) for card in listed])
+    return _wide(f'Published: {TASKS[task]}', [_card(card, out) for card in listed])
 
 
 Line = tuple[Cell, str, str, dict[str, str]]  # name and protocol, norm, batch, numbers
 
 
 def _card(card: Card, out: Path) -> Line:
-    link = Path(os.path.relpath(card.folder / FILE, out)).as_posix()
+    link = quote(Path(os.path.relpath(card.folder / FILE, out)).as_posix())
     batch = f'{card.batch or ""}' + (f' x {card.devices}' if (card.devices or 1) > 1 else '')
     numbers = {}
     for result in card.results:
@@ -152,7 +153,7 @@ def _card(card: Card, out: Path) -> Line:
         numbers[result.metric] = f'{result.value}{spread}'
     if card.memory:
         numbers[MEMORY] = f'{card.memory:g}'
-    protocols = dict.fromkeys(f'{r.protocol} {r.split}'.strip() for r in card.results)
+    protocols = dict.fromkeys(', '.join(filter(None, (r.protocol, r.split))) for r in card.results)
     facts = (*protocols, card.data, card.training)
     note = '; '.join(fact for fact in facts if fact)
     return Cell(card.name, link, note), card.norm, batch, numbers
