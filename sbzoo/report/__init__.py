@@ -1,0 +1,1 @@
+"""What is known of all models: tables in Markdown, and one page of HTML that needs nothing else."""
