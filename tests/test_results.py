@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sbzoo.bench import digits, transfer
+from sbzoo.bench import digits, gan, transfer
 from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +20,7 @@ def test_readme_shows_the_tables_of_the_runs():
     readme = (ROOT / 'README.md').read_text()
     assert digits.table(results('retinanet_digits'), digits.NORMS, digits.BATCHES) in readme
     assert transfer.table(results('transfer_digits')) in readme
+    assert gan.table(results('gan_digits'), gan.NORMS) in readme
 
 
 def test_readme_shows_the_table_of_the_norms():
@@ -45,3 +46,11 @@ def test_runs_of_the_transfer_are_of_one_protocol():
         assert run['lr'] / run['batch'] == pytest.approx(lr)
     names = [(r['norm'], r['start'], r['batch'], r['seed']) for r in runs]
     assert len(names) == len(set(names))
+
+
+def test_runs_of_the_gans_are_of_one_protocol():
+    runs = results('gan_digits')
+    assert {(r['epochs'], r['data']['images'], r['images_a_step']) for r in runs} == {(8, 299, 2)}
+    assert {tuple(r['lr']) for r in runs} == {(2e-4, 2e-4)}
+    names = {(r['config'], r['seed']) for r in runs}
+    assert len(names) == len(runs) == len(gan.NORMS) * 3

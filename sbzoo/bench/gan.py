@@ -13,7 +13,7 @@ from sbzoo.bench import runs
 from sbzoo.engine.generation import save_png
 
 NORMS, BATCH = ('bn', 'in', 'gn', 'ln', 'hybrid', 'none'), 2
-METRICS = {'FD-digits': 1, 'KID-digits': 4, 'precision': 2, 'recall': 2}  # decimals
+METRICS = {'FD-digits': 2, 'KID-digits': 4, 'precision': 2, 'recall': 2}  # decimals
 TILE = 256  # pixels of a norm's samples in the picture
 
 
