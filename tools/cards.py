@@ -4,7 +4,7 @@
 import argparse
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sbzoo.engine import cli
 
@@ -58,9 +58,10 @@ def main(args: argparse.Namespace) -> None:
 
 def table(cards: list) -> Table:
     """A row for each card."""
-    result = Table('card', 'norm', 'batch', 'data', 'results', 'by')
+    names = Column('card', overflow='fold')  # so that they can be copied
+    result = Table(names, 'norm', 'batch', 'data', 'results', 'by')
     for found in cards:
-        results = ', '.join(f'{r.metric} {r.value}' for r in found.results)
+        results = ', '.join(f'{r.metric} {r.value}' for r in found.results[:2])
         batch = '' if found.batch is None else str(found.batch)
         by = 'sbzoo' if found.is_ours else 'others'
         result.add_row(found.name, found.norm, batch, found.data, results, by)

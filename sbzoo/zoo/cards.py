@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from sbzoo.errors import UserError
 
 ROOT = Path(__file__).parents[2]  # of the repository
 FOLDER = ROOT / 'model_cards'
 FILE = 'README.md'
-KEY = 'sbzoo'
+KEY, MARK = 'sbzoo', '---\n'
+LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # tens of cards at a time
 TASKS = {
     'object-detection': 'object detection',
     'unconditional-image-generation': 'image generation',
@@ -174,11 +176,11 @@ def parse(name: str, text: str) -> Card:
         UserError: The head of the file is not that of a card.
     """
     try:
-        data = ModelCard(text).data
+        data = ModelCardData(**yaml.load(text.split(MARK)[1], LOADER))
         known = {f.name: _tuple(value) for f in fields(Card) if (value := data[KEY].get(f.name))}
         results = tuple(map(_result, data.eval_results or ()))
         return Card(name, data.pipeline_tag, results=results, license=data.license, **known)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f'{name}/{FILE}: not a model card ({error})') from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from sbzoo.zoo.cards import TASKS, Card, Result, metadata
+from sbzoo.zoo.cards import MARK, TASKS, Card, Result, metadata
 
 NOTES = 'notes.md'
 CALLS = {
@@ -102,7 +102,7 @@ def page(card: Card) -> str:
         licence=_licence(card),
         notes=_notes(card),
     )
-    return f'---\n{metadata(card).to_yaml()}\n---\n\n{body.rstrip()}\n'
+    return f'{MARK}{metadata(card).to_yaml()}\n{MARK}\n{body.rstrip()}\n'
 
 
 def _row(card: Card, result: Result) -> dict[str, str]:

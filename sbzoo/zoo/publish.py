@@ -10,6 +10,7 @@ import statistics
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,38 +65,39 @@ def publish(
     """
     runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
     _check_alike(runs)
-    first, (config, task) = runs[0], _kind(runs[0])
-    name = name or config.stem
-    checkpoint = read_checkpoint(find_checkpoint(first.folder))
-    weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(first, checkpoint))
-    model, result = first.cfg.model, first.result
-    norm, data, batch = _norm(model), _data(first.cfg), result['images_a_step']
-    card = Card(
-        name,
+    checkpoint = read_checkpoint(find_checkpoint(runs[0].folder))
+    weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
+    card = _card(runs, name, checkpoint['meta']['epoch'])
+    card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
+    picture = picture_of(card.task)
+    files = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
+    for file, content in files.items():
+        AtomicBackend().put(content, card.folder / file)
+    AtomicBackend().put(page(card).encode(), card.folder / FILE)  # last: it says what is there
+    return card
+
+
+def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
+    """All but what the files say."""
+    config, task = _kind(runs[0])
+    result, cfg = runs[0].result, runs[0].cfg
+    norm, data, batch = _norm(cfg.model), _data(cfg), result['images_a_step']
+    return Card(
+        name or config.stem,
         task,
-        f'{model.type} with `{norm}`, trained on {data}, {batch} images a step.',
+        f'{cfg.model.type} with `{norm}`, trained on {data}, {batch} images a step.',
         data,
         results=tuple(_results(runs)),
         config=config.relative_to(ROOT).as_posix(),
         weights=WEIGHTS,
-        sha256=hashlib.sha256(weights).hexdigest(),
         norm=norm,
         batch=batch,
         devices=result['devices'],
         accumulated=result['accumulated'],
         seeds=tuple(run.result['seed'] for run in runs),
-        training=f'{checkpoint["meta"]["epoch"]} epochs, learning rate {result["lr"]}',
+        training=f'{epochs} epochs, learning rate {result["lr"]}',
         license='apache-2.0',
-        limits=tuple(limits),
     )
-    picture = small_png(first.folder / picture_of(task))
-    for file, content in (
-        (WEIGHTS, weights),
-        (picture_of(task), picture),
-        (FILE, page(card).encode()),
-    ):
-        AtomicBackend().put(content, card.folder / file)
-    return card
 
 
 def read_run(folder: Path) -> Run:
