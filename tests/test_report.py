@@ -492,7 +492,7 @@ def test_the_tool(tool, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f'left out: {tmp_path} has no result.json' in said
     assert f'page:    {tmp_path}/out/report.html' in said
-    assert said.splitlines()[-1].startswith('next:    python tools/report.py')
+    assert said.splitlines()[-1].startswith('next:    python -m webbrowser file://')
     (run / 'result.json').write_text('{')
     with pytest.raises(UserError, match=r'run/result.json: not the result of a run'):
         tool(run, '--out', tmp_path / 'other')

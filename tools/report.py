@@ -30,7 +30,13 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('work_dirs', nargs='*', type=Path, metavar='WORK_DIR', help='of finished runs')
-    add('--out', type=Path, default=Path('work_dirs/report'), metavar='DIR')
+    add(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/report'),
+        metavar='DIR',
+        help='default: work_dirs/report; links to cards are relative to it',
+    )
     add('--check', action='store_true', help='compare the cards with an evaluation, and do no more')
     add(
         '--tolerance',
@@ -57,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     print(f'{len(material.cards)} cards, {len(material.runs)} runs')
     print(f'page:    {page} ({page.stat().st_size / 1e6:.1f} MB)')
     print(f'tables:  {text}')
-    print('next:    python tools/report.py --check')
+    print(f'next:    python -m webbrowser {page.resolve().as_uri()}')
 
 
 def check_cards(tolerance: float) -> None:

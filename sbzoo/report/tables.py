@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from sbzoo.bench import runs as bench
-from sbzoo.report.runs import Cells, Run
+from sbzoo.report.runs import ASIDE, Cells, Run
 from sbzoo.zoo.cards import FILE, ROOT, TASKS, Card
 
 LOWER = ('FD', 'FID', 'KID')  # names that begin so are distances
@@ -148,7 +148,7 @@ def _card(card: Card, out: Path) -> Line:
     link = quote(Path(os.path.relpath(card.folder / FILE, out)).as_posix())
     batch = f'{card.batch or ""}' + (f' x {card.devices}' if (card.devices or 1) > 1 else '')
     numbers = {}
-    for result in card.results:
+    for result in (r for r in card.results if not r.metric.endswith(ASIDE)):
         spread = '' if result.mean is None else f' ({result.mean} ± {result.std})'
         numbers[result.metric] = f'{result.value}{spread}'
     if card.memory:
