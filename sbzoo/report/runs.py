@@ -14,7 +14,7 @@ from sbzoo.bench.transfer import LABELS
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
-from sbzoo.zoo.publish import METRICS, _norm, read_run
+from sbzoo.zoo.publish import METRICS, norm_of, read_run
 
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
 ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is
@@ -79,7 +79,7 @@ def read_work_dir(folder: Path) -> Run:
     """
     path = folder / RESULT
     run = _run(path.read_text(encoding='utf-8'), str(path), 'work directories')
-    return run._replace(norm=_norm(read_run(folder).cfg.model), folder=folder)
+    return run._replace(norm=norm_of(read_run(folder).cfg.model), folder=folder)
 
 
 def curves_of(folder: Path) -> dict[str, Curve]:

@@ -81,7 +81,7 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
     """All but what the files say."""
     config, task = _kind(runs[0])
     result, cfg = runs[0].result, runs[0].cfg
-    norm, data, batch = _norm(cfg.model), _data(cfg), result['images_a_step']
+    norm, data, batch = norm_of(cfg.model), _data(cfg), result['images_a_step']
     return Card(
         name or config.stem,
         task,
@@ -178,7 +178,7 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _norm(model: Config) -> str:
+def norm_of(model: Config) -> str:
     """The spec that most parts of a model have; of an adversarial one, its generator's."""
     if 'generator' in model:
         default = inspect.signature(MODELS.get(model.generator.type)).parameters.get('norm')
