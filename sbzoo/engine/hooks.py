@@ -44,7 +44,8 @@ class StopAtInvalidLossHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None, outputs: dict | None
     ) -> None:
         """Look at the losses of a step."""
-        losses = {k: float(v) for k, v in outputs.items() if torch.is_tensor(v) and v.numel() == 1}
+        scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.numel() == 1}
+        losses = {name: value.item() for name, value in scalars.items()}
         if not all(map(_is_finite, losses.values())):
             values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
             raise UserError(
