@@ -35,11 +35,30 @@ def frechet_distance(
         torch.as_tensor(x, dtype=torch.float64) for x in (mean1, cov1, mean2, cov2)
     )
     _check(mean1, cov1, mean2, cov2)
-    product = _factor(cov1).T @ _factor(cov2)
-    with _one_thread():
-        root = torch.linalg.svdvals(product).sum()
+    root = _trace_of_root(_factor(cov1), _factor(cov2))
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root
     return max(distance.item(), 0.0)
+
+
+def _trace_of_root(factor1: Tensor, factor2: Tensor) -> Tensor:
+    """The sum of the singular values of F1^T F2.
+
+    Where both are far from singular, roots of the eigenvalues of its square are as exact, and a
+    third of the work.
+    """
+    product = factor1.T @ factor2
+    if _is_well_conditioned(factor1) and _is_well_conditioned(factor2):
+        return torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+    with _one_thread():
+        return torch.linalg.svdvals(product).sum()
+
+
+def _is_well_conditioned(factor: Tensor) -> bool:
+    """Whether the pivots of a full factor span less than six orders of magnitude."""
+    if factor.shape[0] != factor.shape[1]:
+        return False
+    pivots = factor.diagonal().square()
+    return bool(pivots.min() > 1e-6 * pivots.max())
 
 
 @contextmanager
