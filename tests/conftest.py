@@ -6,16 +6,19 @@ import warnings
 import pytest
 import torch
 from mmdet.utils import register_all_modules
+from mmengine.registry import DefaultScope
 
 import sbzoo  # noqa: F401
 
-register_all_modules(init_default_scope=True)
+register_all_modules(init_default_scope=False)
 
 
 @pytest.fixture(autouse=True)
 def _repeatable():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):  # whatever an earlier test left behind
+        yield
 
 
 @pytest.fixture(scope='session')
