@@ -14,7 +14,7 @@ import pytorch_fid.fid_score as peer
 import timm
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, METRICS
+from mmengine.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
@@ -24,6 +24,7 @@ from sbzoo.bench import ROOT
 from sbzoo.bench.classifier import digits as digit_images
 from sbzoo.bench.classifier import train
 from sbzoo.bench.fid import random_inception, write_images
+from sbzoo.engine.configs import load_config
 from sbzoo.metrics import inception
 from sbzoo.metrics.digit_classifier import CARD, DigitClassifier
 from sbzoo.metrics.extractors import build_extractor, canonical
@@ -32,6 +33,8 @@ from sbzoo.metrics.fid import distance
 from sbzoo.metrics.generative import FrechetDistance
 from sbzoo.metrics.inception import Inception
 from sbzoo.metrics.statistics import FeatureStatistics
+from sbzoo.zoo import cards
+from sbzoo.zoo.page import page
 
 
 @pytest.fixture(scope='module')
@@ -203,6 +206,51 @@ def test_bad_input_is_one_clear_line(fid, folders, weights, tmp_path):
         assert all(name in err for name in corrupt)
         assert err.count('\n') == 1 + len(corrupt)
     assert sorted(tmp_path.rglob('*')) == before  # nothing was written, not even in part
+
+
+GENERATORS = 'dcgan_in_b2', 'sngan_in_b2'
+DIGITS = '--extractor', 'digits', '--json'
+
+
+@pytest.fixture(scope='module')
+def zoo(tmp_path_factory):
+    """Cards of generators with random weights."""
+    root = tmp_path_factory.mktemp('zoo')
+    for name in GENERATORS:
+        config = f'configs/{name}.py'
+        model = MODELS.build(load_config(config).model)
+        weights = {f'generator.{k}': v for k, v in model.sampler.state_dict().items()}
+        (root / name).mkdir()
+        save_file(weights, root / name / 'model.safetensors')
+        task = 'unconditional-image-generation'
+        card = cards.Card(
+            name, task, 'Random.', 'digits', config=config, weights='model.safetensors'
+        )
+        (root / name / 'README.md').write_text(page(card))
+    return root
+
+
+@pytest.mark.parametrize('name', GENERATORS)
+def test_a_card_is_as_good_as_a_folder_of_its_samples(fid, zoo, tmp_path, monkeypatch, name):
+    """Over the end of a batch, and with the labels of a conditional generator going round."""
+    monkeypatch.setattr(cards, 'FOLDER', zoo)
+    real, fake, num = tmp_path / 'real', tmp_path / 'fake', 66
+    write_images(real, 70, size=32)
+    found = json.loads(fid(real, f'card://{name}', '--num', num, *DIGITS)[1])
+    fake.mkdir()
+    for index, image in enumerate(sbzoo.load(name).sample(num)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(fake / f'{index:02}.png')
+    expected = json.loads(fid(real, fake, *DIGITS)[1])
+    assert found['metrics'] == pytest.approx(expected['metrics'], rel=1e-6)
+    assert found['protocol']['fake'] == f'card://{name}, 66 images'
+
+
+@pytest.mark.parametrize('name', ['cyclegan_in_b1', 'retinanet_gn_b2'])
+def test_cards_that_sample_nothing(fid, folders, name):
+    status, out, err = fid(folders[0], f'card://{name}', *DIGITS)
+    assert (status, out) == (1, '')
+    assert f'card {name}: a ' in err
+    assert 'samples no images from noise; give the card of a GAN' in err
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

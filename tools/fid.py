@@ -4,13 +4,16 @@
 import argparse
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 
 from sbzoo.engine import cli
 
 EXAMPLES = r"""
-REAL and FAKE are folders (with all folders in them; any sizes and modes) or .npz files of
-statistics, in pytorch-fid's format. FID is biased by the number of images: compare figures of the
-same number alone. With fewer than a few thousand, read --kid instead.
+REAL and FAKE are folders (with all folders in them; any sizes and modes), .npz files of
+statistics in pytorch-fid's format, or card://NAME for samples of the generator of a model card. FID
+is biased by the number of images: compare figures of the same number alone. With fewer than a few
+thousand, read --kid instead.
 
 examples:
   python tools/fid.py photographs samples
@@ -18,6 +21,7 @@ examples:
   python tools/fid.py photographs --save-stats photographs.npz
   python tools/fid.py photographs.npz samples --json
   python tools/fid.py digits/test samples --extractor digits --kid
+  python tools/fid.py digits/train card://dcgan_in_b2 --num 299 --extractor digits
 """
 
 
@@ -30,6 +34,13 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('real', metavar='REAL', help='the real images')
     add('fake', metavar='FAKE', nargs='?', help='the generated images')
+    add(
+        '--num',
+        type=cli.positive_int,
+        default=2048,
+        metavar='N',
+        help='images of a card, from the seeds 0 to N - 1 (2048)',
+    )
     add('--extractor', default='inception', metavar='NAME', help='inception, digits or timm:MODEL')
     add('--weights', metavar='FILE', help='of the extractor; else where they usually are')
     add('--dims', type=int, choices=(64, 192, 768, 2048), help='of Inception; 2048 is FID')
@@ -46,8 +57,10 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.fid import evaluate, show
+    from sbzoo.zoo.samples import open_source
 
-    report = evaluate(args)
+    with redirect_stdout(sys.stderr):  # what libraries say is not the result
+        report = evaluate(args, lambda source: open_source(source, args.num))
     if args.json:
         print(json.dumps(report, indent=1))
     else:

@@ -9,6 +9,7 @@ EXAMPLES = """
 examples:
   python tools/test.py configs/retinanet_gn_b2.py work_dirs/retinanet_gn_b2
   python tools/test.py configs/retinanet_gn_b2.py --card retinanet_gn_b2
+  python tools/test.py configs/dcgan_in_b2.py --card dcgan_in_b2
 """
 
 
@@ -28,13 +29,16 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from sbzoo.engine import training
     from sbzoo.engine.recipe import build_config
-    from sbzoo.engine.training import show, test
-    from sbzoo.zoo import fetch
+    from sbzoo.zoo import card, models
 
-    checkpoint = fetch(f'card://{args.card}') if args.card else args.checkpoint
-    runner, metrics = test(build_config(args), checkpoint)
-    show(runner, metrics, 'python tools/train.py --help')
+    cfg = build_config(args)
+    if args.card:
+        runner, metrics = models.test(cfg, card(args.card))
+    else:
+        runner, metrics = training.test(cfg, args.checkpoint)
+    training.show(runner, metrics, 'python tools/train.py --help')
 
 
 if __name__ == '__main__':

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from sbzoo.errors import UserError
 from sbzoo.metrics.extractor import distance_name
 from sbzoo.metrics.extractors import build_extractor, canonical, dims
-from sbzoo.metrics.features import Features, Source, measure, measure_once, open_source
+from sbzoo.metrics.features import Features, Source, measure, measure_once
 from sbzoo.metrics.fid import distance, distance_at_infinity, kernel, small_sample
 from sbzoo.metrics.neighbours import neighbour_metrics
 from sbzoo.metrics.statistics import FeatureStatistics
 
 
-def evaluate(args: argparse.Namespace) -> dict:
+def evaluate(args: argparse.Namespace, open_source: Callable[[str], Source]) -> dict:
     """Compare REAL and FAKE, and keep the statistics of REAL, as the options say.
+
+    Args:
+        args: The options of the tool.
+        open_source: From REAL or FAKE, as they were typed, to images or statistics.
 
     Returns:
         `metrics` by name, `protocol`, and `warning`, a line or None.

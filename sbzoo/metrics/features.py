@@ -71,7 +71,7 @@ def measure(
         extractor: What makes features of images.
         keep: Whether each feature is kept, or only mean and covariance (O(d^2) memory).
         batch: Images at once.
-        workers: Processes that read images.
+        workers: Processes that read image files.
 
     Raises:
         UserError: Images cannot be read; every one is named.
@@ -80,6 +80,7 @@ def measure(
         return Features(source)
     rank, world = get_dist_info()
     share = Subset(_Readable(source), range(rank, len(source), world))
+    workers = workers if isinstance(source, ImageFiles) else 0  # other images are in memory
     loader = DataLoader(share, batch, num_workers=workers, collate_fn=list)
     statistics, kept, broken = FeatureStatistics(extractor.d, extractor.spec), [], []
     for items in _shown(loader, rank):

@@ -6,13 +6,10 @@ import math
 import tempfile
 from typing import NamedTuple
 
-from mmengine.runner import Runner
-
 from sbzoo.engine.recipe import use_sbzoo
-from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.zoo.cards import Card
-from sbzoo.zoo.models import config_of, load_weights
+from sbzoo.zoo.models import config_of, test
 from sbzoo.zoo.publish import METRICS
 
 TOLERANCE = 0.001
@@ -69,8 +66,6 @@ def evaluate(card: Card) -> dict[str, float]:
     cfg = config_of(card)
     use_sbzoo(cfg)
     with tempfile.TemporaryDirectory() as folder:
-        cfg.update(work_dir=folder, log_level='WARNING', load_from=None)
-        runner = Runner.from_cfg(cfg)
-        load_weights(unwrapped(runner), card)
-        metrics = runner.test()
+        cfg.update(work_dir=folder, log_level='WARNING')
+        _, metrics = test(cfg, card)
     return {METRICS.get(k, k.rpartition('/')[2]): value for k, value in metrics.items()}

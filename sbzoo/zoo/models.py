@@ -14,7 +14,7 @@ from mmdet.apis import inference_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, Runner
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from sbzoo.engine.checkpoints import check_weights, read_checkpoint
 from sbzoo.engine.configs import load_config
 from sbzoo.engine.datasets import leaf
 from sbzoo.engine.generate import sample
+from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
@@ -144,7 +145,8 @@ def load(name: str) -> Detector | Generator | Translator:
     """
     found = card(name)
     if not found.config or found.task == 'image-classification':
-        use = f'train from it by {found.config}' if found.config else f'see {found.source}'
+        about = f'see {found.source or found.folder}'
+        use = f'train from it by {found.config}' if found.config else about
         raise UserError(f'{name}: no model that runs by itself; {use}')
     cfg = config_of(found)
     with _scope_of(cfg):
@@ -196,6 +198,18 @@ def load_weights(model: nn.Module, found: Card) -> None:
     accept_published_names(part)
     check_weights(f'card {found.name}', weights, part)
     part.load_state_dict(weights)
+
+
+def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
+    """Evaluate the weights of a card by a config of its model, and return the runner too.
+
+    Raises:
+        UserError: The weights cannot be had, or are of another model.
+    """
+    cfg.load_from = None
+    runner = Runner.from_cfg(cfg)
+    load_weights(unwrapped(runner), found)
+    return runner, runner.test()
 
 
 def sampling_part(model: nn.Module) -> nn.Module:

@@ -1,0 +1,61 @@
+"""What the generator of a card samples, as a set of images."""
+
+from __future__ import annotations
+
+from torch.utils.data import Dataset
+
+from sbzoo.errors import UserError
+from sbzoo.metrics import features
+from sbzoo.zoo.models import Generator, load
+from sbzoo.zoo.store import CARD
+
+BATCH = 64  # images sampled at once
+
+
+class CardSamples(Dataset):
+    """Images of a card's generator, number i from seed i; labels, if any, go round.
+
+    An item is `dict(inputs=uint8 RGB [3, S, S])`. Items are sampled in batches, of which the last
+    is kept: read them in order.
+
+    Args:
+        name: Of the card.
+        num: How many.
+
+    Raises:
+        UserError: There is no such card, or it samples nothing.
+    """
+
+    def __init__(self, name: str, num: int) -> None:
+        self.num, self._start, self._images = num, -1, None
+        self.generator = load(name)
+        if not isinstance(self.generator, Generator):
+            raise UserError(
+                f'card {name}: a {type(self.generator).__name__.lower()} samples no images from '
+                'noise; give the card of a GAN, or a folder of images'
+            )
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> dict:
+        """Sample the batch that an image is in, unless it is there."""
+        start = index - index % BATCH
+        if start != self._start:
+            seeds = range(start, min(start + BATCH, self.num))
+            classes = self.generator.model.sampler.num_classes
+            labels = [seed % classes for seed in seeds] if classes else None
+            self._images = self.generator.sample(len(seeds), start, labels).cpu()
+            self._start = start
+        return dict(inputs=self._images[index - start])
+
+
+def open_source(source: str, num: int) -> features.Source:
+    """A folder, an .npz file of statistics, or `num` images of the generator of `card://NAME`.
+
+    Raises:
+        UserError: There is no such source, or nothing to compare in it.
+    """
+    if source.startswith(CARD):
+        return CardSamples(source.removeprefix(CARD), num)
+    return features.open_source(source)
