@@ -90,7 +90,7 @@ def train(work_dir, *hooks, model=None, samples=200, batch=2, lr=1e-3, epochs=1,
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=20)),
-        custom_hooks=[dict(type='EpochSeedHook'), *hooks],
+        custom_hooks=[dict(type='ExactResumeHook'), *hooks],
         visualizer=dict(
             type='Visualizer',
             vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],

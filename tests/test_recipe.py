@@ -155,12 +155,21 @@ def test_written_config_imports_sbzoo_and_is_complete(tmp_path):
     written = Config.fromfile(tmp_path / 'written.py')
     assert written.custom_imports.imports == ['sbzoo']
     hooks = [hook.type for hook in written.custom_hooks]
-    assert hooks == ['EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook']
+    assert hooks == ['ExactResumeHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook']
     backends = [backend.type for backend in written.visualizer.vis_backends]
     assert backends == ['LocalVisBackend', 'TensorboardVisBackend']
     assert written.default_hooks.checkpoint.backend_args == dict(backend='atomic')
     assert written.model.backbone.norm_cfg == dict(type='Norm', spec='gn')
     assert 'norm_cfg' not in written.model.bbox_head  # deliberately without
+
+
+def test_the_config_of_a_resumed_run_starts_anew(tmp_path):
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    cfg.resume, cfg.load_from = True, 'epoch_1.pth'
+    cfg.dump(tmp_path / 'left.py')
+    options = dict(config=str(tmp_path / 'left.py'), data=None, cfg_options=None, work_dir=None)
+    cfg = build_config(Namespace(**options))
+    assert (cfg.resume, cfg.load_from) == (False, None)
 
 
 def test_options_are_applied():

@@ -91,18 +91,16 @@ def test_result_carries_its_protocol(trained):
     assert len(result['alphas']) == 20 + 6 + 12  # backbone, neck, head
 
 
-def test_test_gives_the_same_ap(trained, tmp_path):
+def test_test_gives_the_same_ap_and_writes_over_nothing(trained):
     work_dir, _ = trained
-    done = run(
-        [
-            *command('test', 'configs/retinanet_hybrid_b2.py', work_dir, '--work-dir', tmp_path),
-            '--cfg-options',
-            *SMALL,
-        ]
-    )
+    config, result = work_dir / 'retinanet_hybrid_b2.py', work_dir / 'result.json'
+    before = config.read_text(), result.read_text()
+    done = run(command('test', config, work_dir))
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads((d / 'result.json').read_text()) for d in (work_dir, tmp_path))
+    assert (config.read_text(), result.read_text()) == before
+    first, second = (json.loads(p.read_text()) for p in (result, work_dir / 'test/result.json'))
     assert first['metrics'] == second['metrics']
+    assert f'picture: {work_dir}/test/detections.png' in done.stdout
 
 
 def test_one_seed_gives_the_same_losses_and_the_host_gives_them_too(trained, tmp_path):

@@ -34,6 +34,8 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.zoo import card, models
 
     cfg = build_config(args)
+    if not args.work_dir:  # which the training has filled, and a test would write over
+        cfg.work_dir = f'{cfg.work_dir}/test'
     if args.card:
         runner, metrics = models.test(cfg, card(args.card))
     else:

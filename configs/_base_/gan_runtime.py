@@ -11,13 +11,13 @@ default_hooks = dict(
         type='CheckpointHook',
         interval=1,
         max_keep_ckpts=2,
-        save_param_scheduler=False,  # there is none
+        save_param_scheduler=False,  # there is none; a config with one sets this
         backend_args=dict(backend='atomic'),
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [
-    dict(type='EpochSeedHook'),
+    dict(type='ExactResumeHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
     dict(type='SamplesHook'),

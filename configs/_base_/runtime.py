@@ -13,7 +13,7 @@ default_hooks = dict(
     visualization=dict(type='DetVisualizationHook'),
 )
 custom_hooks = [
-    dict(type='EpochSeedHook'),
+    dict(type='ExactResumeHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
     dict(type='AlphaHook'),

@@ -12,6 +12,7 @@ model = dict(
     discriminator=dict(type='PatchDiscriminator'),
     image_size=256,
 )
+default_hooks = dict(checkpoint=dict(save_param_scheduler=True))
 train_cfg = dict(max_epochs=200, val_interval=20)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(betas=(0.5, 0.999))),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from sbzoo.backbones.preprocessing import check_preprocessing
 from sbzoo.engine.checkpoints import latest_checkpoint
@@ -18,16 +19,37 @@ from sbzoo.norm.names import accept_published_names
 
 
 @HOOKS.register_module()
-class EpochSeedHook(Hook):
-    """Starts every epoch from random numbers that depend on seed, rank and epoch alone.
+class ExactResumeHook(Hook):
+    """Makes every epoch depend on nothing that a checkpoint does not keep.
 
-    So a run that was stopped and resumed goes on as if it had never been stopped. Exact with
-    `num_workers=0`, or with workers that are started anew each epoch.
+    So a run that was stopped and resumed goes on as if it had never been stopped: random numbers
+    depend on seed, rank and epoch alone, and no gradient is left over from the epoch before. Exact
+    with `num_workers=0`, or with workers that are started anew each epoch.
     """
 
+    def before_train(self, runner: Runner) -> None:
+        """Let torch seed the workers, from the numbers of the epoch; mmengine's start alike."""
+        loader = runner.train_dataloader
+        if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:
+            loader.worker_init_fn = None
+
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed Python, NumPy and torch."""
+        """Seed Python, NumPy and torch, and let the last step of an accumulation end the epoch."""
         set_random_seed(runner.seed + 1_000_003 * runner.epoch + get_rank())
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            _count_steps(runner)
+
+
+def _count_steps(runner: Runner) -> None:
+    """Tell each optimizer its steps in this epoch, so that it leaves no batch without an update."""
+    model, start = unwrapped(runner), runner.iter
+    stop = start + len(runner.train_dataloader)
+    if not isinstance(model, AdversarialModel):
+        runner.optim_wrapper.initialize_count_status(model, 0, stop - start)
+        return
+    for name, wrapper in runner.optim_wrapper.items():
+        steps = model.steps(name, start, stop)
+        wrapper.initialize_count_status(model.players()[name], 0, steps)
 
 
 @HOOKS.register_module()

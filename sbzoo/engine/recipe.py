@@ -25,7 +25,7 @@ from sbzoo.engine.schedule import (
 )
 from sbzoo.errors import UserError
 
-HOOKS = ('EpochSeedHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
+HOOKS = ('ExactResumeHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
 TENSORBOARD = dict(type='TensorboardVisBackend')
 
 
@@ -36,6 +36,8 @@ def build_config(args: argparse.Namespace) -> Config:
         UserError: An option, the config or the data is wrong.
     """
     cfg = load_config(args.config)
+    if cfg.get('resume'):  # of the run that left this config, not of the one to come
+        cfg.resume, cfg.load_from = False, None
     use_sbzoo(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')  # the learning rate counts its devices
     if args.cfg_options:
@@ -72,6 +74,8 @@ def use_sbzoo(cfg: Config) -> None:
     cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
     if 'checkpoint' in cfg.get('default_hooks', {}):
         cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
+    if cfg.get('train_dataloader', {}).get('persistent_workers'):
+        cfg.train_dataloader.persistent_workers = False  # a resumed run could not have theirs
     backends = cfg.get('visualizer', {}).get('vis_backends', [])
     if backends and TENSORBOARD not in backends:
         cfg.visualizer.vis_backends = [*backends, TENSORBOARD]

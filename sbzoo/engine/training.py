@@ -85,7 +85,7 @@ def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]
         UserError: There is none, or it is broken or of another model.
     """
     path = find_checkpoint(checkpoint)
-    cfg.load_from = str(path)
+    cfg.load_from, cfg.resume = str(path), False
     runner = Runner.from_cfg(cfg)
     check_fits(path, unwrapped(runner))
     return runner, runner.test()

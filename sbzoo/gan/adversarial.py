@@ -25,6 +25,10 @@ class AdversarialModel(BaseModel):
         """The modules that are optimised against each other, by the name of their optimizer."""
         return dict(generator=self.generator, discriminator=self.discriminator)
 
+    def steps(self, player: str, start: int, stop: int) -> int:
+        """How many steps a player takes in the iterations from `start` to before `stop`."""
+        return stop - start
+
 
 def update(losses: Losses, optim_wrapper: OptimWrapper) -> Losses:
     """Step down the sum of the losses, and return them for the log."""

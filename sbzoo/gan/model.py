@@ -82,6 +82,11 @@ class GAN(AdversarialModel):
             return self.generator_ema.module
         return _bare(self.generator)
 
+    def steps(self, player: str, start: int, stop: int) -> int:
+        """Those of the generator are fewer; see `discriminator_steps`."""
+        every = self.discriminator_steps if player == 'generator' else 1
+        return stop // every - start // every
+
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
         """A step of the discriminator and, if it is its turn, one of the generator.
 

@@ -206,7 +206,7 @@ def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
     Raises:
         UserError: The weights cannot be had, or are of another model.
     """
-    cfg.load_from = None
+    cfg.load_from, cfg.resume = None, False
     runner = Runner.from_cfg(cfg)
     load_weights(unwrapped(runner), found)
     return runner, runner.test()

@@ -234,7 +234,7 @@ def small_png(path: Path) -> bytes:
         UserError: There is none.
     """
     if not path.is_file():
-        raise UserError(f'{path}: missing; tools/test.py draws it')
+        raise UserError(f'{path}: missing; tools/train.py draws it at the end of a run')
     image = Image.open(path).convert('RGB')
     data = _png(image)
     while len(data) > PICTURE_BYTES:

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(_delete_=True, type='NormResNet', depth=50, frozen_stages=1),
     bbox_head=dict(norm_cfg=dict(type='Norm', spec='gn')),
 )
-train_dataloader = dict(batch_size=2)
+train_dataloader = dict(batch_size=2, persistent_workers=False)
 optim_wrapper = dict(optimizer=dict(lr=0.01 * 2 / 16))  # MMDetection's, for 16 images a step
 auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))

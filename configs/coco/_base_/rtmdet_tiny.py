@@ -6,7 +6,7 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg),
     bbox_head=dict(norm_cfg=norm_cfg),
 )
-train_dataloader = dict(batch_size=2)
+train_dataloader = dict(batch_size=2, persistent_workers=False)
 optim_wrapper = dict(optimizer=dict(lr=0.004 * 2 / 256))  # MMDetection's, for 8 x 32 images a step
 auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))
@@ -15,7 +15,7 @@ visualizer = dict(vis_backends=vis_backends)
 custom_imports = dict(imports=['sbzoo'], allow_failed_imports=False)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(type='EpochSeedHook'),
+    dict(type='ExactResumeHook'),
     dict(type='PretrainedHook'),
     dict(type='StopAtInvalidLossHook'),
     dict(type='AlphaHook'),
