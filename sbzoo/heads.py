@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
+BY_LEVEL = 'GHMC', 'GHMR'  # losses that weigh each anchor by the others of its call
 IGNORED, BACKGROUND = -1, 0  # and from 1 on the number of an object, as in MMDetection
 
 
@@ -36,7 +37,7 @@ class LeanAnchorHead(AnchorHead):
 
     Raises:
         UserError: The assigner is not a plain `MaxIoUAssigner`, there is a sampler, or boxes are
-            decoded before their loss.
+            decoded before their loss, or a loss weighs anchors by one another.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -54,12 +55,18 @@ class LeanAnchorHead(AnchorHead):
             and rule.ignore_iof_thr <= 0
             and rule.perm_repeat_gt_cfg is None
         )
+        host = type(self).__name__.removeprefix('Lean')
         if not plain or type(self.sampler) is not PseudoSampler or self.reg_decoded_bbox:
-            host = type(self).__name__.removeprefix('Lean')
             raise UserError(
                 f'{type(self).__name__}: needs a MaxIoUAssigner without options for ignored or '
                 f'permuted objects, no sampler, and encoded boxes; otherwise use {host}'
             )
+        for loss in (self.loss_cls, self.loss_bbox):
+            if type(loss).__name__ in BY_LEVEL:
+                raise UserError(
+                    f'{type(self).__name__}: {type(loss).__name__} depends on which anchors it is '
+                    f'given together, which are those of a level in MMDetection; use {host}'
+                )
 
     def loss_by_feat(
         self,

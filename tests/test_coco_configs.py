@@ -143,7 +143,7 @@ def test_norms_and_weights(path):
         assert norms(model.neck) == {own if norm == 'hybrid' else 'gn'}
         assert norms(model) - norms(model.backbone) - norms(model.neck) <= {'gn'}
         assert model.backbone.init_cfg['checkpoint'] == WEIGHTS[norm]
-        assert model.backbone.frozen_stages == 1
+        assert model.backbone.frozen_stages == (-1 if norm == 'hybrid' else 1)
         check_preprocessing(model)
     standardised = {n.split('.')[0] for n, m in model.named_modules() if isinstance(m, ConvWS2d)}
     heads = {'roi_head'} if 'rcnn' in detector else {'bbox_head'}

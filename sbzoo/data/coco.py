@@ -151,7 +151,7 @@ _NUMBER = _Kind('a finite number', _is_number)
 _SIZE = _Kind('a positive number', lambda value: _is_number(value) and value > 0)
 _TEXT = _Kind('a text', lambda value: isinstance(value, str) and value != '')
 _BOX = _Kind('four finite numbers', _is_box)
-_FLAG = _Kind('0 or 1', lambda value: value in (0, 1, None))
+_FLAG = _Kind('0 or 1', lambda value: value in (0, 1))
 
 _FIELDS = {
     'images': {'id': _ID, 'file_name': _TEXT, 'width': _SIZE, 'height': _SIZE},
@@ -167,6 +167,7 @@ _FIELDS = {
     },
     'categories': {'id': _ID, 'name': _TEXT},
 }
+_ABSENT = {'iscrowd': 0}  # what a field means that may be absent
 _LABELS = {
     'images': 'image {id} ({file_name})',
     'annotations': 'annotation {id} (image {image_id})',
@@ -235,7 +236,7 @@ def _wrong(entry: _Entry, field: str, what: str) -> str:
 def _wrong_values(split: _Split, section: str, field: str) -> _Problems:
     what, holds = _FIELDS[section][field]
     for position, entry in enumerate(split.entries[section]):
-        if not holds(entry.get(field)):
+        if not holds(entry.get(field, _ABSENT.get(field))):
             place = f' in {section}[{position}]' if field == 'id' else ''
             yield entry, _wrong(entry, field, what) + place
 

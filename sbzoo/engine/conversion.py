@@ -15,9 +15,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from sbzoo.engine.batches import some_batches
-from sbzoo.engine.checkpoints import AtomicBackend, check_fits, read_checkpoint
+from sbzoo.engine.checkpoints import AtomicBackend, check_weights, read_checkpoint
 from sbzoo.errors import UserError
+from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
+from sbzoo.norm.names import with_own_names
 
 
 def convert(
@@ -34,13 +36,17 @@ def convert(
         out: Where the new checkpoint goes.
 
     Raises:
-        UserError: The checkpoint is broken or of another model, or would be overwritten.
+        UserError: The checkpoint is broken or of another model, or would be overwritten, or the
+            model is a GAN.
     """
     if Path(out).exists():
         raise UserError(f'{out} is there already')
     reference = build_model(cfg).to(get_device())
-    check_fits(checkpoint, reference)
-    reference.load_state_dict(read_checkpoint(checkpoint)['state_dict'])
+    if isinstance(reference, AdversarialModel):
+        raise UserError(f'{cfg.filename}: a GAN; its norms are not calibrated, so train it anew')
+    weights = with_own_names(reference, read_checkpoint(checkpoint)['state_dict'])
+    check_weights(checkpoint, weights, reference)
+    reference.load_state_dict(weights)
     model = copy.deepcopy(reference)
     conversion = convert_norm(model, spec)
     calibration = None

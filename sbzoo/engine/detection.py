@@ -19,20 +19,24 @@ SIDE = 288  # pixels, of the longer side of one picture
 
 
 def table(metrics: dict[str, float]) -> Table:
-    """The metrics of `CocoAP` as a table, a row for boxes and one for masks."""
+    """The metrics of `CocoAP` as a table, a row for boxes and one for masks.
+
+    Other metrics, of a config that evaluates otherwise, are in rows of their own.
+    """
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         kind, _, metric = name.removeprefix('coco/').partition('_')
-        rows.setdefault(kind, {})[metric] = value
-    columns = list(next(iter(rows.values())))
+        rows.setdefault(kind, {})[metric or 'value'] = value
+    columns = dict.fromkeys(metric for values in rows.values() for metric in values)
     result = Table('', *columns)
     for kind, values in rows.items():
-        result.add_row(kind, *(_cell(values[c]) for c in columns))
+        result.add_row(kind, *(_cell(values.get(c)) for c in columns))
     return result
 
 
-def _cell(value: float) -> str:
-    return '-' if value < 0 else f'{value:.3f}'  # COCO's -1: no object of this size
+def _cell(value: float | None) -> str:
+    """A number; COCO's -1 is that no object is of this size."""
+    return '-' if value is None or value < 0 else f'{value:.3f}'
 
 
 def draw(runner: Runner) -> str:

@@ -125,12 +125,17 @@ class GradientNoiseScaleHook(Hook):
             scale of the moment is higher than the one shown.
 
     Raises:
-        UserError: Fewer than 2 batches have no spread.
+        UserError: Fewer than 2 batches have no spread, and more than the interval never end.
     """
 
     def __init__(self, interval: int = 200, batches: int = 8, decay: float = 0.9) -> None:
         if batches < 2:
             raise UserError(f'GradientNoiseScaleHook: batches={batches}; give 2 or more')
+        if interval < batches:
+            raise UserError(
+                f'GradientNoiseScaleHook: a measurement takes {batches} steps, and the next begins '
+                f'after {interval}; give {batches} or more (--noise-scale {batches})'
+            )
         self.interval = interval
         self.batches = batches
         self.decay = decay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -25,9 +26,25 @@ def set_epochs(cfg: Config, epochs: int) -> None:
         raise UserError('--epochs: the config counts iterations; set train_cfg.max_iters instead')
     cfg.train_cfg.max_epochs = epochs
     cfg.train_cfg.val_interval = min(cfg.train_cfg.get('val_interval', 1), epochs)
-    for scheduler in cfg.get('param_scheduler') or []:
+    ratio = epochs / old
+    for scheduler in _schedulers(cfg.get('param_scheduler') or []):
         if scheduler.get('by_epoch', True):
-            _stretch(scheduler, epochs / old)
+            _stretch(scheduler, ratio)
+    for hook in cfg.get('custom_hooks') or []:  # RTMDet and YOLOX end without augmentation
+        for key in {'switch_epoch', 'num_last_epochs'} & hook.keys():
+            hook[key] = round(hook[key] * ratio)
+    intervals = cfg.train_cfg.get('dynamic_intervals') or []
+    if intervals:
+        cfg.train_cfg.dynamic_intervals = [(round(at * ratio), every) for at, every in intervals]
+
+
+def _schedulers(given: dict | list) -> Iterator[dict]:
+    """Those of a config: one, a list of them, or such for each player of a GAN."""
+    if isinstance(given, dict) and 'type' in given:
+        yield given
+        return
+    for part in given.values() if isinstance(given, dict) else given:
+        yield from _schedulers(part)
 
 
 def _stretch(scheduler: dict, ratio: float) -> None:
