@@ -11,7 +11,7 @@ from PIL import Image
 from sbzoo.data.coco import read_folder
 from sbzoo.engine.configs import load_config
 from sbzoo.engine.datasets import leaf, set_data
-from sbzoo.engine.schedule import set_epochs
+from sbzoo.engine.schedule import check_spans, set_epochs
 from sbzoo.errors import UserError
 
 
@@ -135,3 +135,13 @@ def test_schedules_of_players_are_stretched():
     before = cfg.param_scheduler.generator[0]
     set_epochs(cfg, 20)
     assert cfg.param_scheduler.generator[0].begin == before.begin == 10
+
+
+def test_parts_of_a_schedule_shorter_than_a_step():
+    """As mmengine counts them: whole steps."""
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    check_spans(cfg, 4)  # a quarter of an epoch is a step
+    set_epochs(cfg, 1)
+    with pytest.raises(UserError, match=r'LinearLR .* for 0.0833 epochs, and an epoch has 4 step'):
+        check_spans(cfg, 4)
+    check_spans(cfg, 12)

@@ -47,6 +47,22 @@ def _schedulers(given: dict | list) -> Iterator[dict]:
         yield from _schedulers(part)
 
 
+def check_spans(cfg: Config, steps: int) -> None:
+    """Check that no part of a schedule is shorter than a step, of `steps` an epoch.
+
+    Raises:
+        UserError: One is; mmengine would say so of numbers that nobody has given.
+    """
+    for scheduler in _schedulers(cfg.get('param_scheduler') or []):
+        begin, end = scheduler.get('begin', 0), scheduler.get('end', 1e9)
+        if scheduler.get('convert_to_iter_based') and int(begin * steps) >= int(end * steps):
+            raise UserError(
+                f'{scheduler["type"]} of the schedule is for {end - begin:.3g} epochs, and an '
+                f'epoch has {steps} step(s): train more --epochs, at a smaller --batch or on more '
+                'images'
+            )
+
+
 def _stretch(scheduler: dict, ratio: float) -> None:
     def stretched(epochs: float) -> float:
         exact = epochs * ratio

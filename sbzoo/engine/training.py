@@ -15,6 +15,7 @@ from sbzoo.engine.checkpoints import check_fits, find_checkpoint, latest_checkpo
 from sbzoo.engine.curves import draw_curves
 from sbzoo.engine.noise_scale import explain
 from sbzoo.engine.result import write_result
+from sbzoo.engine.schedule import check_spans
 from sbzoo.engine.unwrap import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel
@@ -43,6 +44,7 @@ def train(
         cfg.load_from, cfg.resume = str(checkpoint), True
     check_save_best(cfg)
     runner = Runner.from_cfg(cfg)
+    check_spans(cfg, len(runner.train_dataloader))
     if checkpoint or weights:
         check_fits(checkpoint or weights, unwrapped(runner))
     if resume and not checkpoint:
