@@ -1,5 +1,7 @@
 # StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) from 84 faces, with DiffAugment (Zhao et al.
-# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces.
+# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces. The features that
+# the distance is measured on are of a classifier of digits, who has seen no face: the distance tells
+# whether training goes on, not how good the faces are.
 _base_ = [
     './_base_/faces32.py',
     './_base_/schedule_gan.py',
@@ -39,6 +41,7 @@ test_dataloader = val_dataloader
 faces = dict(type='EmbeddedImages', name='faces32', data_root=_base_.data_root, image_size=32)
 val_evaluator = dict(type='FrechetDistance', extractor='digits', real=faces)
 test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=30, val_interval=5)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),
     discriminator=dict(optimizer=dict(lr=2e-3, betas=(0.0, 0.99))),
