@@ -294,31 +294,71 @@ def test_pixel_functions_equal_their_formulas(dtype, memory_format, chunk, monke
         assert result.is_contiguous(memory_format=memory_format)
 
 
-def _rank(rank: int, file: str, state: dict, x: torch.Tensor, grad: torch.Tensor, out: str):
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('spec', SPECS)
+def test_an_empty_batch_is_put_out_and_learns_nothing(spec, training, compiled):
+    layer = make(spec).train(training)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    x = images(0, C, H, W).requires_grad_()
+    torch._dynamo.reset()
+    run = torch.compile(layer, backend='aot_eager', fullgraph=True) if compiled else layer
+    y = run(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter.grad, torch.zeros_like(parameter)), name
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+def _rank(rank: int, file: str, layer: Norm, shares: list, x: torch.Tensor, grad: torch.Tensor):
     torch.distributed.init_process_group('gloo', f'file://{file}', rank=rank, world_size=2)
-    layer = Norm(C, 'syncbn').double()
-    layer.load_state_dict(state)
-    own = x.split([1, 2])[rank].clone().requires_grad_()
+    own = x.split(shares)[rank].clone().requires_grad_()
     y = layer(own)
-    y.backward(grad.split([1, 2])[rank])
-    torch.save((y.detach(), own.grad, layer.state_dict()), f'{out}/{rank}')
+    y.backward(grad.split(shares)[rank])
+    affine = layer.weight.grad, layer.bias.grad
+    torch.save((y.detach(), own.grad, layer.state_dict(), affine), f'{file}.{rank}')
+    torch.distributed.destroy_process_group()
 
 
-def test_sync_over_two_ranks_is_one_rank_of_all_images(tmp_path):
-    layer, x, grad = make('syncbn'), images(3, C, H, W), torch.randn(3, C, H, W).double()
-    arguments = str(tmp_path / 'meet'), layer.state_dict(), x, grad, str(tmp_path)
+def on_two_ranks(path, layer, shares, x, grad) -> list[tuple]:
+    arguments = str(path / 'meet'), layer, shares, x, grad
     start_processes(_rank, arguments, nprocs=2, start_method='fork')
+    return [torch.load(path / f'meet.{rank}') for rank in range(2)]
+
+
+@pytest.mark.parametrize('shares', [[1, 2], [3, 0]])
+def test_sync_over_two_ranks_is_one_rank_of_all_images(tmp_path, shares):
+    layer, x, grad = make('syncbn'), images(3, C, H, W), torch.randn(3, C, H, W).double()
     theirs = nn.BatchNorm2d(C).double()
     theirs.load_state_dict(layer.state_dict())
     x.requires_grad_()
     y = theirs(x)
     y.backward(grad)
-    ranks = [torch.load(tmp_path / str(rank)) for rank in range(2)]
+    ranks = on_two_ranks(tmp_path, layer, shares, x.detach(), grad)
     torch.testing.assert_close(torch.cat([r[0] for r in ranks]), y.detach())
     torch.testing.assert_close(torch.cat([r[1] for r in ranks]), x.grad)
     for rank in ranks:
         for key, value in theirs.state_dict().items():
             torch.testing.assert_close(rank[2][key], value)
+    for i, parameter in enumerate(theirs.parameters()):
+        torch.testing.assert_close(sum(r[3][i] for r in ranks), parameter.grad)
+
+
+@pytest.mark.parametrize('spec', ['syncbn', 'hybrid(syncbn,ln)'])
+def test_sync_of_ranks_without_images(tmp_path, spec):
+    """All are empty: nothing moves. One is: a hybrid goes on too."""
+    layer, x = make(spec), images(3, C, H, W)
+    before = layer.running_var.clone()
+    ranks = on_two_ranks(tmp_path, layer, [0, 0], x[:0], x[:0])
+    assert all(torch.equal(rank[2]['running_var'], before) for rank in ranks)
+    (tmp_path / 'meet').unlink(missing_ok=True)
+    ranks = on_two_ranks(tmp_path, layer, [0, 3], x, x)
+    torch.testing.assert_close(ranks[0][2], ranks[1][2])
+    torch.testing.assert_close(ranks[1][0], layer(x).detach())  # one process of all images
+    assert ranks[0][0].shape == (0, C, H, W)
+    assert all(torch.equal(g, torch.zeros(C).double()) for g in ranks[0][3])
 
 
 def test_identities():

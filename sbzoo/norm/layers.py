@@ -62,10 +62,18 @@ class Norm(_InstanceNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, H, W]."""
+        if not x.shape[0] and not (self.training and self.pool.spans_ranks):
+            return self._nothing(x)
         return self.pool.forward(x, self)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        """An empty batch like x, with a gradient of zero for each parameter: DDP waits for one."""
+        return x * sum(p.sum() for p in self.parameters(recurse=False))
 
     def track(self, pooled: Table) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
+        if not pooled.count:
+            return
         mean, var = (
             t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
         )

@@ -33,6 +33,7 @@ class Pool:
 
     uses_batch = False  # samples of a batch share statistics
     keeps_running = False  # there is a running table
+    spans_ranks = False  # in training every rank must take part, be its batch empty
 
     def prepare(self, layer: Norm) -> None:
         """Register what the pool learns or remembers with its layer."""
@@ -197,19 +198,23 @@ class Frozen(Pool):
 class Sync(Batch):
     """The samples of all ranks (Peng et al. 2018, arXiv 1711.07240), on any device.
 
-    Ranks may have different numbers of samples and of pixels.
+    Ranks may have different numbers of samples and of pixels; none at all, too.
     """
 
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether there are ranks."""
+        return dist.is_available() and dist.is_initialized()
+
     def pool(self, table: Table) -> Table:
-        own = average(table, dim=0)
-        if not (dist.is_available() and dist.is_initialized()):
-            return own
-        total = own.mean.new_tensor(float(own.count))
+        if not self.spans_ranks:
+            return average(table, dim=0)
+        total = table.mean.new_tensor(float(table.count * len(table.mean)))
         dist.all_reduce(total)
-        share = own.count / total
-        mean = all_reduce(own.mean * share)
-        var = all_reduce((own.var + (own.mean - mean).square()) * share)
-        return Table(mean, var, int(total))
+        share = table.count / total.clamp(min=1)  # of a sample
+        mean = all_reduce(table.mean.sum(0, keepdim=True) * share)
+        spread = table.var + (table.mean - mean).square()
+        return Table(mean, all_reduce(spread.sum(0, keepdim=True) * share), int(total))
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,11 @@ class Mix(Pool):
     def keeps_running(self) -> bool:
         """Whether either part does."""
         return self.first.keeps_running or self.second.keeps_running
+
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether either part does."""
+        return self.first.spans_ranks or self.second.spans_ranks
 
     def prepare(self, layer: Norm) -> None:
         self.first.prepare(layer)
