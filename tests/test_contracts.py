@@ -47,6 +47,19 @@ def test_eps_and_requires_grad_reach_the_layer():
     torch.testing.assert_close(layer(x), x / (0.25 + 1e-3) ** 0.5)
 
 
+@pytest.mark.parametrize('cfg', [{}, dict(requires_grad=True), dict(requires_grad=False)])
+def test_frozen_batch_norm_is_frozen_however_it_is_built(cfg):
+    conv = ConvModule(3, 16, 3, norm_cfg=dict(type='Norm', spec='fbn', **cfg))
+    theirs = ConvModule(3, 16, 3, norm_cfg=dict(type='BN'))
+    conv.load_state_dict(theirs.state_dict(), strict=True)
+    assert conv.state_dict().keys() == theirs.state_dict().keys()
+    before = {key: value.clone() for key, value in conv.bn.state_dict().items()}
+    optimizer = build_optim_wrapper(conv, _optimizer())
+    optimizer.update_params(conv(torch.randn(2, 3, 8, 8)).sum())
+    assert not torch.equal(conv.conv.weight, theirs.conv.weight)
+    assert all(torch.equal(value, before[key]) for key, value in conv.bn.state_dict().items())
+
+
 @pytest.mark.parametrize('spec', SPECS)
 def test_known_as_a_norm_but_not_as_batch_norm(spec):
     layer = Norm(16, spec)

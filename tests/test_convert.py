@@ -99,6 +99,20 @@ def test_frozen_batch_norm_keeps_its_weights_frozen():
     assert [p.requires_grad for p in norm.parameters()] == [False, False]
 
 
+def test_turned_to_frozen_batch_norm_it_has_the_same_tensors_and_learns_no_more():
+    norm = randomised(nn.BatchNorm2d(8)).eval()
+    old, x = dict(norm.state_dict()), torch.randn(2, 8, 5, 5)
+    expected = norm(x)
+    frozen = convert_norm(norm, 'fbn').model
+    assert not list(frozen.parameters())
+    assert {k: v.data_ptr() for k, v in frozen.state_dict().items()} == {
+        k: v.data_ptr() for k, v in old.items()
+    }
+    torch.testing.assert_close(frozen.train()(x), expected)
+    again = convert_norm(frozen, 'gn4').model
+    assert [p.requires_grad for p in again.parameters()] == [False, False]
+
+
 def test_a_norm_that_is_the_model_is_returned():
     norm = nn.BatchNorm2d(8)
     record = convert_norm(norm, 'gn')

@@ -148,7 +148,6 @@ def test_frozen_batch_norm_equals_torchvision_and_keeps_nothing_of_the_images():
         y = layer(x)
     assert_same(y, theirs(x), x)
     assert max(t.numel() for t in kept) == C
-    assert not any(p.requires_grad for p in layer.parameters())
 
 
 @pytest.mark.parametrize('step', [5_000, 20_000, 100_000])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sbzoo.norm.pools import Frozen, Mix
+from sbzoo.norm.pools import Mix
 from sbzoo.norm.spec import parse
 from sbzoo.norm.table import Table
 
@@ -105,8 +105,5 @@ def norm_cfg(spec: str) -> dict:
     Raises:
         UserError: Unknown spec.
     """
-    pool = parse(spec, num_channels=1)
-    if spec == 'bn':
-        return dict(type='BN')
-    frozen = dict(requires_grad=False) if isinstance(pool, Frozen) else {}
-    return dict(type='Norm', spec=spec, **frozen)
+    parse(spec, num_channels=1)
+    return dict(type='BN') if spec == 'bn' else dict(type='Norm', spec=spec)

@@ -180,12 +180,17 @@ class Batch(Pool):
 
 @dataclass(frozen=True)
 class Frozen(Pool):
-    """The running statistics of a pretrained batch norm in training too, and no affine to learn."""
+    """The running statistics of a pretrained batch norm in training too, and no affine to learn.
+
+    Weight and bias are buffers, as torchvision's are: mmcv wants gradients of all parameters.
+    """
 
     keeps_running = True
 
     def prepare(self, layer: Norm) -> None:
-        layer.requires_grad_(False)
+        for name in ('weight', 'bias') if layer.affine else ():
+            value = layer._parameters.pop(name).detach()
+            layer.register_buffer(name, value)
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return layer.running
