@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from mmcv.cnn.bricks.conv_ws import ConvAWS2d
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MMConvWS2d
 from mmcv.ops import SyncBatchNorm as MMSyncBatchNorm
 from mmdet.models.dense_heads import RTMDetSepBNHead
@@ -316,6 +317,14 @@ def test_which_convolutions_are_standardised():
     assert isinstance(model[0][0], ConvWS2d)
     again = nn.Sequential(nn.Conv2d(3, 8, 3), Norm(8, 'gn'))
     assert [c.new for c in convert_norm(again, 'gn+ws').changed] == ['ConvWS2d']
+
+
+@pytest.mark.parametrize('kind', [MMConvWS2d, ConvAWS2d, timm.layers.StdConv2d])
+def test_convolutions_that_are_standardised_already_are_not_spoken_of(kind):
+    model = nn.Sequential(kind(3, 8, 3), Norm(8, 'gn'))
+    record = convert_norm(model, 'gn+ws')
+    assert (record.changed, record.left) == ([], [])
+    assert type(model[0]) is kind
 
 
 def test_convolutions_with_a_forward_of_their_own_are_left():

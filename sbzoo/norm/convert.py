@@ -117,7 +117,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             if type(conv) is nn.Conv2d:
                 new_layers[conv] = ConvWS2d.like(conv)
                 record.changed.append(_change(name, conv, new_layers[conv]))
-            elif not isinstance(conv, ConvWS2d):
+            elif not kinds.is_standardised(conv):
                 record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)
