@@ -113,6 +113,32 @@ def test_signs_modes_and_everything_but_the_norms_stay(trained):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in trained.modules())
 
 
+@pytest.mark.parametrize('spec', ['bn', 'gn4'])
+def test_norms_of_the_same_kind_behind_newly_standardised_convolutions_are_matched(trained, spec):
+    if spec == 'gn4':
+        convert_norm(trained, spec)
+    x = images(8, 3, 32, 32)
+    model = converted(trained, f'{spec}+ws')
+    record = calibrate(model, trained, [x])
+    original, ours = outputs(trained, x), outputs(model, x)
+    assert [m.name for m in record.matches] == list(original)
+    for name, y in original.items():
+        torch.testing.assert_close(ours[name].mean((0, 2, 3)), y.mean((0, 2, 3)), msg=name)
+        torch.testing.assert_close(ours[name].var((0, 2, 3)), y.var((0, 2, 3)), msg=name)
+    again = calibrate(copy.deepcopy(model), model, [x])  # standardised before, too
+    assert again.matches == []
+
+
+def test_a_convolution_shared_over_norms_is_newly_standardised_for_each():
+    conv = nn.Conv2d(3, 8, 3)
+    levels = [nn.Sequential(conv, nn.BatchNorm2d(8)) for _ in range(2)]
+    net = nn.Sequential(*levels[:1], nn.Conv2d(8, 3, 1), *levels[1:]).double()
+    x = images(8, 3, 16, 16)
+    reestimate(net, [x])
+    record = calibrate(converted(net, 'bn+ws'), net, [x])
+    assert [m.name for m in record.matches] == ['0.1', '2.1']
+
+
 def test_a_model_that_was_not_converted_is_left_as_it_is(trained):
     model = converted(trained, 'bn')
     record = calibrate(model, trained, [images(4, 3, 32, 32)])
