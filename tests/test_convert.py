@@ -189,6 +189,15 @@ def test_an_unknown_kind_is_left_and_named():
     assert 'not known' in record.left[0].reason
 
 
+def test_capitals_and_blanks_do_not_matter():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    assert not convert_norm(model, 'BN').changed
+    convert_norm(model, ' GN4 + WS')
+    assert model[1].spec == 'gn4'
+    assert isinstance(model[0], ConvWS2d)
+    assert not convert_norm(model, 'gn4+ws').changed
+
+
 def test_frozen_norms_are_left_on_request():
     model = torchvision.models.resnet18()
     for parameter in model.layer1.parameters():

@@ -9,7 +9,7 @@ from sbzoo import UserError, build_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
-from sbzoo.norm.spec import nearest_divisor, parse
+from sbzoo.norm.spec import canonical, nearest_divisor, parse
 from sbzoo.norm.table import Table
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
@@ -237,6 +237,18 @@ def test_specs_build():
     assert norm_cfg('bn') == dict(type='BN')
     assert norm_cfg('gn8') == dict(type='Norm', spec='gn8')
     assert parse('HYBRID( gn2 , in )', C) == Mix(Group(2), Group(C))
+
+
+def test_capitals_and_blanks_do_not_matter():
+    assert canonical(' Hybrid( BN, LN )+WS') == ('hybrid(bn,ln)', True)
+    assert canonical('IBN-a') == ('ibn-a', False)
+    assert isinstance(build_norm('BN ', C), nn.BatchNorm2d)
+    assert norm_cfg('Bn') == dict(type='BN')
+    assert norm_cfg('GN 8') == dict(type='Norm', spec='gn8')
+    assert Norm(C, 'Hybrid(bn, LN)').spec == 'hybrid(bn,ln)'
+    for build in (norm_cfg, lambda spec: Norm(C, spec)):  # convolutions are not theirs
+        with pytest.raises(UserError, match=r"unknown norm 'gn\+ws'"):
+            build('gn+ws')
 
 
 def test_output_takes_an_inplace_relu_and_a_second_backward():

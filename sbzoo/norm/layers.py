@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sbzoo.norm.pools import Mix
-from sbzoo.norm.spec import parse
+from sbzoo.norm.spec import canonical, parse
 from sbzoo.norm.table import Table
 
 
@@ -42,7 +42,7 @@ class Norm(_InstanceNorm):
     ) -> None:
         pool = parse(spec, num_features)
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
-        self.spec, self.pool, self.relu = spec, pool, relu
+        self.spec, self.pool, self.relu = canonical(spec)[0], pool, relu
         pool.prepare(self)
 
     @property
@@ -106,4 +106,5 @@ def norm_cfg(spec: str) -> dict:
         UserError: Unknown spec.
     """
     parse(spec, num_channels=1)
-    return dict(type='BN') if spec == 'bn' else dict(type='Norm', spec=spec)
+    plain, _ = canonical(spec)
+    return dict(type='BN') if plain == 'bn' else dict(type='Norm', spec=plain)

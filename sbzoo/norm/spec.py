@@ -10,6 +10,8 @@ from sbzoo.errors import UserError
 from sbzoo.norm import pools
 from sbzoo.norm.pools import Pool
 
+WEIGHT_STD = '+ws'
+
 
 class Entry(NamedTuple):
     """One line of the table of norms."""
@@ -77,11 +79,22 @@ def parse(spec: str, num_channels: int) -> Pool:
     Raises:
         UserError: The spec is not in the table; the message lists it.
     """
-    for entry in NORMS:
-        match = re.fullmatch(entry.pattern, spec.replace(' ', '').lower())
+    plain, standardised = canonical(spec)
+    for entry in () if standardised else NORMS:
+        match = re.fullmatch(entry.pattern, plain)
         if match:
             return entry.build(num_channels, *match.groups())
     raise UserError(f'unknown norm {spec!r}; known are\n{norm_table()}')
+
+
+def canonical(spec: str) -> tuple[str, bool]:
+    """A spec as the table writes it, without `+ws`; and whether that was there.
+
+    Blanks and capitals do not matter.
+    """
+    written = ''.join(spec.split()).lower()
+    plain = written.removesuffix(WEIGHT_STD)
+    return plain, plain != written
 
 
 def norm_table() -> str:
