@@ -284,6 +284,14 @@ def test_population_is_what_each_norm_tracks_of_one_batch(spec):
     assert norm.momentum == 0.1
 
 
+def test_population_in_half_precision():
+    norm, batch = Norm(4, 'hybrid').bfloat16(), images(4, 4, 6, 6).bfloat16()
+    assert reestimate(norm, [batch]) == ['']
+    var, mean = torch.var_mean(batch.double(), (0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, mean.bfloat16())
+    torch.testing.assert_close(norm.running_var, var.bfloat16())
+
+
 @pytest.mark.parametrize('spec', ['frn', 'evos0'])
 def test_norms_that_are_activations_are_left(trained, spec):
     model = converted(trained, spec)

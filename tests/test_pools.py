@@ -150,6 +150,22 @@ def test_frozen_batch_norm_equals_torchvision_and_keeps_nothing_of_the_images():
     assert max(t.numel() for t in kept) == C
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('spec', [*SPECS, 'hybrid(fbn,ln)'])
+def test_in_half_precision_statistics_are_taken_in_full(spec, training, dtype):
+    layer, x = make(spec).to(dtype).train(training), images().to(dtype)
+    exact = make(spec).train(training)
+    exact.load_state_dict(layer.state_dict())
+    y = layer(x.requires_grad_())
+    assert y.dtype == dtype
+    rounding = 8 * torch.finfo(dtype).eps
+    expected = exact(x.detach().double())
+    torch.testing.assert_close(y.double(), expected, rtol=rounding, atol=rounding)
+    y.sum().backward()
+    assert all(t.grad.isfinite().all() for t in (x, *layer.parameters()))
+
+
 @pytest.mark.parametrize('step', [5_000, 20_000, 100_000])
 def test_renorm_equals_its_paper(step):
     layer, x = make('brn'), images().requires_grad_()

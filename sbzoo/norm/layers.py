@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -53,12 +54,12 @@ class Norm(_InstanceNorm):
     @property
     def alpha(self) -> Tensor:
         """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
-        return self.alpha_logit.sigmoid()
+        return _wide(self.alpha_logit).sigmoid()
 
     @property
     def running(self) -> Table:
         """The running statistics, [1, C]."""
-        return Table(self.running_mean[None], self.running_var[None], 1)
+        return Table(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, H, W]."""
@@ -85,6 +86,11 @@ class Norm(_InstanceNorm):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f'{self.num_features}, {self.spec!r}, eps={self.eps}, affine={self.affine}'
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In the type of the tables, float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:

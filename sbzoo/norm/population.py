@@ -67,7 +67,7 @@ def set_population(norm: nn.Module, inputs: Moments) -> None:
 
 def _track(norm: Norm, inputs: Moments) -> None:
     """Let the pool itself say what it keeps of a table: one step with all the momentum."""
-    mean, var = inputs.mean[None].to(norm.running_mean), inputs.var[None].to(norm.running_var)
+    mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
     before = norm.momentum, norm.training
     with _other_buffers_kept([norm]):
         norm.momentum, norm.training = 1.0, True
