@@ -267,7 +267,7 @@ def test_population_is_torchs_cumulative_average_and_the_variance_between_batche
         torch.testing.assert_close(norm.running_var, biased * total / (total - 1))
 
 
-@pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'brn', 'mabn', 'syncbn'])
+@pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'syncbn'])
 def test_population_is_what_each_norm_tracks_of_one_batch(spec):
     """A step with momentum 1 on all images as one batch tracks their population."""
     batches = [images(2, 4, 6, 6) for _ in range(3)]
@@ -282,6 +282,30 @@ def test_population_is_what_each_norm_tracks_of_one_batch(spec):
     assert all(torch.equal(norm.get_buffer(k), fresh[k].to(norm.get_buffer(k))) for k in others)
     assert norm.training
     assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize('spec', ['brn', 'mabn', 'hybrid(brn,ln)'])
+def test_norms_that_train_by_their_running_statistics_keep_them(spec):
+    norm = Norm(4, spec).double()
+    norm.num_batches_tracked.fill_(20_000)
+    model, x = nn.Sequential(nn.BatchNorm2d(4).double(), norm), images(2, 4, 6, 6)
+    untouched = copy.deepcopy(model)
+    assert reestimate(model, [images(2, 4, 6, 6)]) == ['0']
+    assert reestimate(norm, [images(2, 4, 6, 6)]) == []
+    assert torch.equal(model(x), untouched(x))
+    assert all(map(torch.equal, norm.buffers(), untouched[1].buffers()))
+
+
+@pytest.mark.parametrize('spec', ['brn', 'mabn'])
+def test_calibrated_they_evaluate_with_what_they_track_of_the_images(trained, spec):
+    x = images(8, 3, 32, 32)
+    model = converted(trained, spec)
+    calibrate(model, trained, [x])
+    expected = Norm(8, spec, momentum=1.0).double()
+    expected(model.conv1(x))
+    torch.testing.assert_close(model.bn1.running_mean, expected.running_mean)
+    torch.testing.assert_close(model.bn1.running_var, expected.running_var)
+    assert model.bn1.num_batches_tracked == trained.bn1.num_batches_tracked
 
 
 def test_population_in_half_precision():

@@ -33,6 +33,7 @@ class Pool:
 
     uses_batch = False  # samples of a batch share statistics
     keeps_running = False  # there is a running table
+    trains_by_running = False  # the running table corrects statistics in training
     spans_ranks = False  # in training every rank must take part, be its batch empty
 
     def prepare(self, layer: Norm) -> None:
@@ -257,6 +258,8 @@ class Renorm(Batch):
     40,000 and d up to 5 by step 25,000.
     """
 
+    trains_by_running = True
+
     def correct(self, pooled: Table, layer: Norm) -> Table:
         step = layer.num_batches_tracked.to(pooled.mean.dtype)
         max_r = 1 + 2 * ((step - 5_000) / 35_000).clamp(0, 1)
@@ -279,6 +282,7 @@ class MovingAverage(Batch):
     """
 
     STEPS, WARM_UP, MAX_R = 16, 100, 1.05
+    trains_by_running = True
 
     def prepare(self, layer: Norm) -> None:
         shape = self.STEPS, layer.num_features
@@ -336,6 +340,11 @@ class Mix(Pool):
     def keeps_running(self) -> bool:
         """Whether either part does."""
         return self.first.keeps_running or self.second.keeps_running
+
+    @property
+    def trains_by_running(self) -> bool:
+        """Whether either part does."""
+        return self.first.trains_by_running or self.second.trains_by_running
 
     @property
     def spans_ranks(self) -> bool:
