@@ -390,6 +390,27 @@ def test_two_running_tables_in_one_hybrid_are_refused():
         build_norm('hybrid(bn,brn)', C)
 
 
+@pytest.mark.parametrize('part', ['frn', 'evos0', 'hybrid', 'sn'])
+def test_norms_that_learn_are_no_part_of_a_hybrid(part):
+    for spec in (f'hybrid(bn,{part})', f'hybrid({part},ln)'):
+        with pytest.raises(UserError, match=rf'{re.escape(spec)}: {part} learns.*mix norms'):
+            build_norm(spec, C)
+
+
+def test_all_that_a_hybrid_may_mix_learns():
+    """Of each pair that can be built every parameter gets a gradient."""
+    parts, built = sorted({s.split('(')[0] for s in SPECS} - {'fbn'}), 0
+    for spec in (f'hybrid({one},{two})' for one in parts for two in parts):
+        try:
+            layer = make(spec)
+        except UserError:
+            continue
+        layer(images()).square().sum().backward()
+        assert all(p.grad is not None for p in layer.parameters()), spec
+        built += 1
+    assert built > len(parts)
+
+
 @pytest.mark.parametrize('spec', ['frn', 'evos0'])
 def test_a_norm_with_its_own_activation_needs_its_affine_part(spec):
     with pytest.raises(UserError, match=f'{spec}.*affine=True'):

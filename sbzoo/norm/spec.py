@@ -11,6 +11,7 @@ from sbzoo.norm import pools
 from sbzoo.norm.pools import Pool
 
 WEIGHT_STD = '+ws'
+LEARNING = (pools.FilterResponse, pools.EvoNormS0, pools.Mix, pools.Switch)
 
 
 class Entry(NamedTuple):
@@ -29,6 +30,12 @@ def _groups(channels: int, wanted: str | None = None) -> int:
 
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
     parts = [parse(part, channels) for part in (first or 'bn', second or 'ln')]
+    for name, part in zip((first, second), parts, strict=True):
+        if isinstance(part, LEARNING):
+            raise UserError(
+                f'hybrid({first},{second}): {name} learns more than weight and bias, for which a '
+                'hybrid has no room; mix norms that are statistics alone: bn, in, ln, gn, rms'
+            )
     if all(part.keeps_running for part in parts):
         raise UserError(
             f'hybrid({first},{second}): both keep running statistics, and a layer has room for '
