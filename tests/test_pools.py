@@ -417,6 +417,12 @@ def test_a_norm_with_its_own_activation_needs_its_affine_part(spec):
         build_norm(spec, C, affine=False)
 
 
+@pytest.mark.parametrize('spec', ['frn', 'evos0'])
+def test_a_norm_with_its_own_activation_takes_no_relu(spec):
+    with pytest.raises(UserError, match=f'{spec}, relu=True: it is an activation already'):
+        build_norm(spec, C, relu=True)
+
+
 def test_every_spec_of_the_table_is_tested():
     for entry in NORMS:
         assert any(re.fullmatch(entry.pattern, spec) for spec in SPECS), entry.spec

@@ -107,7 +107,7 @@ class FilterResponse(Pool):
     """
 
     def prepare(self, layer: Norm) -> None:
-        _needs_affine(layer)
+        _check_activating(layer)
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
@@ -130,7 +130,7 @@ class EvoNormS0(Pool):
     groups: int
 
     def prepare(self, layer: Norm) -> None:
-        _needs_affine(layer)
+        _check_activating(layer)
         layer.gate = nn.Parameter(torch.ones(layer.num_features))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
@@ -142,9 +142,11 @@ class EvoNormS0(Pool):
         return normalize(x, layer, layer.weight, None) * torch.sigmoid(gate * x) + bias
 
 
-def _needs_affine(layer: Norm) -> None:
+def _check_activating(layer: Norm) -> None:
     if not layer.affine:
         raise UserError(f'{layer.spec}: a norm and activation in one needs affine=True')
+    if layer.relu:
+        raise UserError(f'{layer.spec}, relu=True: it is an activation already; relu=False')
 
 
 # Over the samples of a batch; in evaluation by running statistics
