@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from sbzoo.errors import UserError
 from sbzoo.norm.pools import Mix
 from sbzoo.norm.spec import canonical, parse
 from sbzoo.norm.table import Table
@@ -62,9 +63,19 @@ class Norm(_InstanceNorm):
         return Table(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [N, C, H, W]."""
+        """Normalise x [N, C, H, W].
+
+        Raises:
+            UserError: Statistics are of single values: instance norm of 1x1 maps, say.
+        """
         if not x.shape[0] and not (self.training and self.pool.spans_ranks):
             return self._nothing(x)
+        if x.shape[2] * x.shape[3] == 1 and self.pool.is_of_single_maps(self.num_features):
+            raise UserError(
+                f'norm {self.spec!r} of {list(x.shape)}: a statistic of a single value leaves '
+                'nothing of it, or but its sign; on 1x1 maps take a norm that pools channels '
+                '(ln, gn with fewer groups) or no norm'
+            )
         return self.pool.forward(x, self)
 
     def _nothing(self, x: Tensor) -> Tensor:

@@ -39,6 +39,10 @@ class Pool:
     def prepare(self, layer: Norm) -> None:
         """Register what the pool learns or remembers with its layer."""
 
+    def is_of_single_maps(self, channels: int) -> bool:
+        """Whether each statistic, of some of the channels at least, is of one map of one sample."""
+        return False
+
     def __call__(self, table: Table, layer: Norm) -> Table:
         """The table to normalise with."""
         raise NotImplementedError
@@ -61,17 +65,14 @@ class Group(Pool):
 
     groups: int
 
+    def is_of_single_maps(self, channels: int) -> bool:
+        return self.groups == channels
+
     def __call__(self, table: Table, layer: Norm) -> Table:
         return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """By torch's own kernel, but for groups that are too narrow for it in channels_last.
-
-        Raises:
-            UserError: Every group is a single value: instance norm of 1 x 1 maps, say.
-        """
-        if x.shape[2] * x.shape[3] * layer.num_features == self.groups:
-            raise _nothing_is_left(x, layer)
+        """By torch's own kernel, but for groups that are too narrow for it in channels_last."""
         channels_last = pixels.memory_format(x) is torch.channels_last
         if channels_last and layer.num_features < 4 * self.groups:
             return super().forward(x, layer)
@@ -83,17 +84,12 @@ class Group(Pool):
         return y.relu_() if layer.relu else y
 
 
-def _nothing_is_left(x: Tensor, layer: Norm) -> UserError:
-    return UserError(
-        f'norm {layer.spec!r} of {list(x.shape)}: each statistic is of a single value, which '
-        'less its mean is zero, so that the output is the bias whatever the input; on 1x1 maps '
-        'take a norm that pools channels (ln, gn with fewer groups) or no norm'
-    )
-
-
 @dataclass(frozen=True)
 class RootMeanSquare(Pool):
     """As layer norm, without centring (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return channels == 1
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return uncentred(average(table, dim=1))
@@ -109,6 +105,9 @@ class FilterResponse(Pool):
     def prepare(self, layer: Norm) -> None:
         _check_activating(layer)
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return True
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return uncentred(table)
@@ -132,6 +131,9 @@ class EvoNormS0(Pool):
     def prepare(self, layer: Norm) -> None:
         _check_activating(layer)
         layer.gate = nn.Parameter(torch.ones(layer.num_features))
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return self.groups == channels
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         mean, var, count = by_groups(table, self.groups)
@@ -358,6 +360,9 @@ class Mix(Pool):
         self.second.prepare(layer)
         layer.alpha_logit = nn.Parameter(torch.zeros(layer.num_features * self.per_channel or ()))
 
+    def is_of_single_maps(self, channels: int) -> bool:
+        return all(part.is_of_single_maps(channels) for part in (self.first, self.second))
+
     def __call__(self, table: Table, layer: Norm) -> Table:
         first, second = self.first(table, layer), self.second(table, layer)
         alpha = layer.alpha
@@ -392,6 +397,9 @@ class InstanceBatch(Pool):
 
     uses_batch = True
     keeps_running = True
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return channels > 1  # there is a first half
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         batch, half = Batch()(table, layer), layer.num_features // 2
