@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sbzoo import UserError, build_norm, norm_cfg
+from sbzoo import UserError, build_norm, convert_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
@@ -234,6 +234,21 @@ def test_unknown_spec_lists_the_known(spec):
     with pytest.raises(UserError) as error:
         parse(spec, 32)
     assert all(entry.spec in str(error.value) for entry in NORMS)
+
+
+@pytest.mark.parametrize('shape', [(2, C), (2, C, 5), (2, C, 5, 5, 5), (C, 5, 5), (2, C + 1, 5, 5)])
+@pytest.mark.parametrize('spec', ['gn4', 'bn', 'fbn', 'frn'])
+def test_what_is_no_batch_of_images_is_refused(spec, shape):
+    message = rf"norm '{spec}' of {re.escape(str(list(shape)))}: .*\[N, {C}, H, W\]"
+    for training in (True, False):
+        with pytest.raises(UserError, match=message):
+            Norm(C, spec).train(training)(torch.randn(shape))
+
+
+def test_no_momentum_is_refused():
+    with pytest.raises(UserError, match="'hybrid', momentum=None: a number from 0 to 1"):
+        Norm(C, 'hybrid', momentum=None)
+    assert convert_norm(nn.BatchNorm2d(C, momentum=None), 'hybrid').model.momentum == 0.1
 
 
 def test_specs_build():

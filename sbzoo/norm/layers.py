@@ -28,7 +28,7 @@ class Norm(_InstanceNorm):
         relu: Whether a ReLU follows, in the same pass over the pixels.
 
     Raises:
-        UserError: Unknown spec.
+        UserError: Unknown spec, no momentum, or what the norm of the spec does not take.
     """
 
     _abbr_ = 'bn'  # mmcv names the layer, and so its keys, as in batch norm checkpoints
@@ -43,6 +43,11 @@ class Norm(_InstanceNorm):
         relu: bool = False,
     ) -> None:
         pool = parse(spec, num_features)
+        if momentum is None:
+            raise UserError(
+                f'norm {spec!r}, momentum=None: a number from 0 to 1; for the average over many '
+                'batches there is sbzoo.reestimate'
+            )
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
         self.spec, self.pool, self.relu = canonical(spec)[0], pool, relu
         pool.prepare(self)
@@ -66,8 +71,14 @@ class Norm(_InstanceNorm):
         """Normalise x [N, C, H, W].
 
         Raises:
-            UserError: Statistics are of single values: instance norm of 1x1 maps, say.
+            UserError: Not such images, or statistics are of single values: instance norm of 1x1
+                maps, say.
         """
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise UserError(
+                f'norm {self.spec!r} of {list(x.shape)}: it is for images '
+                f'[N, {self.num_features}, H, W]; vectors and sequences need a norm of torch'
+            )
         if not x.shape[0] and not (self.training and self.pool.spans_ranks):
             return self._nothing(x)
         if x.shape[2] * x.shape[3] == 1 and self.pool.is_of_single_maps(self.num_features):
