@@ -80,6 +80,20 @@ def test_keys_are_those_of_a_batch_norm_checkpoint(spec):
 
 
 @pytest.mark.parametrize('spec', SPECS)
+def test_weights_of_batch_norm_load_without_their_metadata(spec):
+    """As from safetensors: what has no place is unexpected, and no more than that."""
+    layer, batch = Norm(16, spec), nn.BatchNorm2d(16)
+    nn.init.normal_(batch.weight)
+    with_metadata = layer.load_state_dict(batch.state_dict(), strict=False)
+    nn.init.zeros_(layer.weight)
+    assert layer.load_state_dict(dict(batch.state_dict()), strict=False) == with_metadata
+    assert torch.equal(layer.weight, batch.weight)
+    old = {k: v for k, v in batch.state_dict().items() if k != 'num_batches_tracked'}
+    missing = layer.load_state_dict(old, strict=False).missing_keys
+    assert missing == (['alpha_logit'] if spec == 'hybrid' else [])  # of before torch 0.4.1
+
+
+@pytest.mark.parametrize('spec', SPECS)
 def test_weights_start_as_batch_norm_weights_do(spec):
     model = resnet(spec, init_cfg=None, zero_init_residual=True)
     model.init_weights()

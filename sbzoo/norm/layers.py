@@ -105,6 +105,17 @@ class Norm(_InstanceNorm):
         self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
         self.num_batches_tracked.add_(1)
 
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args
+    ) -> None:
+        """Load weights without metadata (safetensors) as well.
+
+        The base class takes those for its own of before version 1, and running statistics that it
+        has no place for as an error in any case.
+        """
+        local_metadata = {'version': 1, **local_metadata}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f'{self.num_features}, {self.spec!r}, eps={self.eps}, affine={self.affine}'
