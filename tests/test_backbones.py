@@ -213,6 +213,15 @@ def test_ibn_b_checkpointing_changes_no_gradient():
         torch.testing.assert_close(a.grad, b.grad, msg=key)
 
 
+@pytest.mark.parametrize('spec', ['bn', 'ibn', 'gn+ws', 'ibn-a'])
+def test_capitals_in_a_norm_do_not_matter(spec):
+    ours, theirs = (NormResNet(s, depth=18, norm_eval=True, **SMALL) for s in (spec.upper(), spec))
+    described = [str(dict(net.train().named_modules())) for net in (ours, theirs)]
+    assert described[0] == described[1]
+    modes = [[m.training for m in net.modules()] for net in (ours, theirs)]
+    assert modes[0] == modes[1]
+
+
 def test_ibn_freezes_with_its_stage():
     for kind in ('ibn-a', 'ibn-b'):
         net = NormResNet(kind, depth=18, frozen_stages=1)

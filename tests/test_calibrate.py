@@ -113,6 +113,32 @@ def test_signs_modes_and_everything_but_the_norms_stay(trained):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in trained.modules())
 
 
+@pytest.mark.parametrize('spec', ['bn', 'gn4'])
+def test_norms_of_the_same_kind_behind_newly_standardised_convolutions_are_matched(trained, spec):
+    if spec == 'gn4':
+        convert_norm(trained, spec)
+    x = images(8, 3, 32, 32)
+    model = converted(trained, f'{spec}+ws')
+    record = calibrate(model, trained, [x])
+    original, ours = outputs(trained, x), outputs(model, x)
+    assert [m.name for m in record.matches] == list(original)
+    for name, y in original.items():
+        torch.testing.assert_close(ours[name].mean((0, 2, 3)), y.mean((0, 2, 3)), msg=name)
+        torch.testing.assert_close(ours[name].var((0, 2, 3)), y.var((0, 2, 3)), msg=name)
+    again = calibrate(copy.deepcopy(model), model, [x])  # standardised before, too
+    assert again.matches == []
+
+
+def test_a_convolution_shared_over_norms_is_newly_standardised_for_each():
+    conv = nn.Conv2d(3, 8, 3)
+    levels = [nn.Sequential(conv, nn.BatchNorm2d(8)) for _ in range(2)]
+    net = nn.Sequential(*levels[:1], nn.Conv2d(8, 3, 1), *levels[1:]).double()
+    x = images(8, 3, 16, 16)
+    reestimate(net, [x])
+    record = calibrate(converted(net, 'bn+ws'), net, [x])
+    assert [m.name for m in record.matches] == ['0.1', '2.1']
+
+
 def test_a_model_that_was_not_converted_is_left_as_it_is(trained):
     model = converted(trained, 'bn')
     record = calibrate(model, trained, [images(4, 3, 32, 32)])
@@ -241,7 +267,7 @@ def test_population_is_torchs_cumulative_average_and_the_variance_between_batche
         torch.testing.assert_close(norm.running_var, biased * total / (total - 1))
 
 
-@pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'brn', 'mabn', 'syncbn'])
+@pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'syncbn'])
 def test_population_is_what_each_norm_tracks_of_one_batch(spec):
     """A step with momentum 1 on all images as one batch tracks their population."""
     batches = [images(2, 4, 6, 6) for _ in range(3)]
@@ -256,6 +282,38 @@ def test_population_is_what_each_norm_tracks_of_one_batch(spec):
     assert all(torch.equal(norm.get_buffer(k), fresh[k].to(norm.get_buffer(k))) for k in others)
     assert norm.training
     assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize('spec', ['brn', 'mabn', 'hybrid(brn,ln)'])
+def test_norms_that_train_by_their_running_statistics_keep_them(spec):
+    norm = Norm(4, spec).double()
+    norm.num_batches_tracked.fill_(20_000)
+    model, x = nn.Sequential(nn.BatchNorm2d(4).double(), norm), images(2, 4, 6, 6)
+    untouched = copy.deepcopy(model)
+    assert reestimate(model, [images(2, 4, 6, 6)]) == ['0']
+    assert reestimate(norm, [images(2, 4, 6, 6)]) == []
+    assert torch.equal(model(x), untouched(x))
+    assert all(map(torch.equal, norm.buffers(), untouched[1].buffers()))
+
+
+@pytest.mark.parametrize('spec', ['brn', 'mabn'])
+def test_calibrated_they_evaluate_with_what_they_track_of_the_images(trained, spec):
+    x = images(8, 3, 32, 32)
+    model = converted(trained, spec)
+    calibrate(model, trained, [x])
+    expected = Norm(8, spec, momentum=1.0).double()
+    expected(model.conv1(x))
+    torch.testing.assert_close(model.bn1.running_mean, expected.running_mean)
+    torch.testing.assert_close(model.bn1.running_var, expected.running_var)
+    assert model.bn1.num_batches_tracked == trained.bn1.num_batches_tracked
+
+
+def test_population_in_half_precision():
+    norm, batch = Norm(4, 'hybrid').bfloat16(), images(4, 4, 6, 6).bfloat16()
+    assert reestimate(norm, [batch]) == ['']
+    var, mean = torch.var_mean(batch.double(), (0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, mean.bfloat16())
+    torch.testing.assert_close(norm.running_var, var.bfloat16())
 
 
 @pytest.mark.parametrize('spec', ['frn', 'evos0'])

@@ -47,6 +47,19 @@ def test_eps_and_requires_grad_reach_the_layer():
     torch.testing.assert_close(layer(x), x / (0.25 + 1e-3) ** 0.5)
 
 
+@pytest.mark.parametrize('cfg', [{}, dict(requires_grad=True), dict(requires_grad=False)])
+def test_frozen_batch_norm_is_frozen_however_it_is_built(cfg):
+    conv = ConvModule(3, 16, 3, norm_cfg=dict(type='Norm', spec='fbn', **cfg))
+    theirs = ConvModule(3, 16, 3, norm_cfg=dict(type='BN'))
+    conv.load_state_dict(theirs.state_dict(), strict=True)
+    assert conv.state_dict().keys() == theirs.state_dict().keys()
+    before = {key: value.clone() for key, value in conv.bn.state_dict().items()}
+    optimizer = build_optim_wrapper(conv, _optimizer())
+    optimizer.update_params(conv(torch.randn(2, 3, 8, 8)).sum())
+    assert not torch.equal(conv.conv.weight, theirs.conv.weight)
+    assert all(torch.equal(value, before[key]) for key, value in conv.bn.state_dict().items())
+
+
 @pytest.mark.parametrize('spec', SPECS)
 def test_known_as_a_norm_but_not_as_batch_norm(spec):
     layer = Norm(16, spec)
@@ -64,6 +77,20 @@ def test_keys_are_those_of_a_batch_norm_checkpoint(spec):
     assert len(own) == (20 if spec == 'hybrid' else 0)
     assert bool(missing) == (spec != 'hybrid')  # per-sample norms keep no running statistics
     assert all('running_' in k or 'num_batches' in k for k in missing)
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_weights_of_batch_norm_load_without_their_metadata(spec):
+    """As from safetensors: what has no place is unexpected, and no more than that."""
+    layer, batch = Norm(16, spec), nn.BatchNorm2d(16)
+    nn.init.normal_(batch.weight)
+    with_metadata = layer.load_state_dict(batch.state_dict(), strict=False)
+    nn.init.zeros_(layer.weight)
+    assert layer.load_state_dict(dict(batch.state_dict()), strict=False) == with_metadata
+    assert torch.equal(layer.weight, batch.weight)
+    old = {k: v for k, v in batch.state_dict().items() if k != 'num_batches_tracked'}
+    missing = layer.load_state_dict(old, strict=False).missing_keys
+    assert missing == (['alpha_logit'] if spec == 'hybrid' else [])  # of before torch 0.4.1
 
 
 @pytest.mark.parametrize('spec', SPECS)

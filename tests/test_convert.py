@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from mmcv.cnn.bricks.conv_ws import ConvAWS2d
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MMConvWS2d
 from mmcv.ops import SyncBatchNorm as MMSyncBatchNorm
 from mmdet.models.dense_heads import RTMDetSepBNHead
@@ -99,6 +100,20 @@ def test_frozen_batch_norm_keeps_its_weights_frozen():
     assert [p.requires_grad for p in norm.parameters()] == [False, False]
 
 
+def test_turned_to_frozen_batch_norm_it_has_the_same_tensors_and_learns_no_more():
+    norm = randomised(nn.BatchNorm2d(8)).eval()
+    old, x = dict(norm.state_dict()), torch.randn(2, 8, 5, 5)
+    expected = norm(x)
+    frozen = convert_norm(norm, 'fbn').model
+    assert not list(frozen.parameters())
+    assert {k: v.data_ptr() for k, v in frozen.state_dict().items()} == {
+        k: v.data_ptr() for k, v in old.items()
+    }
+    torch.testing.assert_close(frozen.train()(x), expected)
+    again = convert_norm(frozen, 'gn4').model
+    assert [p.requires_grad for p in again.parameters()] == [False, False]
+
+
 def test_a_norm_that_is_the_model_is_returned():
     norm = nn.BatchNorm2d(8)
     record = convert_norm(norm, 'gn')
@@ -172,6 +187,15 @@ def test_an_unknown_kind_is_left_and_named():
 
     record = convert_norm(nn.Sequential(StrangeNorm()), 'gn')
     assert 'not known' in record.left[0].reason
+
+
+def test_capitals_and_blanks_do_not_matter():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    assert not convert_norm(model, 'BN').changed
+    convert_norm(model, ' GN4 + WS')
+    assert model[1].spec == 'gn4'
+    assert isinstance(model[0], ConvWS2d)
+    assert not convert_norm(model, 'gn4+ws').changed
 
 
 def test_frozen_norms_are_left_on_request():
@@ -302,6 +326,14 @@ def test_which_convolutions_are_standardised():
     assert isinstance(model[0][0], ConvWS2d)
     again = nn.Sequential(nn.Conv2d(3, 8, 3), Norm(8, 'gn'))
     assert [c.new for c in convert_norm(again, 'gn+ws').changed] == ['ConvWS2d']
+
+
+@pytest.mark.parametrize('kind', [MMConvWS2d, ConvAWS2d, timm.layers.StdConv2d])
+def test_convolutions_that_are_standardised_already_are_not_spoken_of(kind):
+    model = nn.Sequential(kind(3, 8, 3), Norm(8, 'gn'))
+    record = convert_norm(model, 'gn+ws')
+    assert (record.changed, record.left) == ([], [])
+    assert type(model[0]) is kind
 
 
 def test_convolutions_with_a_forward_of_their_own_are_left():

@@ -219,6 +219,11 @@ def test_activations(activation, inplace):
     assert_same(model, 3 * image(channels=8))
 
 
+@pytest.mark.parametrize('spec', ['gn4', 'hybrid'])
+def test_an_empty_batch(spec):
+    assert_same(net(_shared_relu, spec), image(channels=8)[:0])
+
+
 def test_spectral_norm_moves_its_vectors_once():
     model = net(_shared_relu)
     spectral_norm(model.conv)

@@ -1,15 +1,17 @@
 """Norms against torch's own layers, closed forms and finite differences."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sbzoo import UserError, build_norm, norm_cfg
+from sbzoo import UserError, build_norm, convert_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
-from sbzoo.norm.spec import nearest_divisor, parse
+from sbzoo.norm.spec import canonical, nearest_divisor, parse
 from sbzoo.norm.table import Table
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
@@ -183,11 +185,14 @@ def test_batch_norm_at_batch_1_on_a_1x1_map_learns_nothing():
         nn.BatchNorm2d(C)(x)  # torch's own refuses it
 
 
-@pytest.mark.parametrize('spec', ['ln', 'gn4', 'hybrid'])
-def test_sample_statistics_still_learn_on_a_1x1_map(spec):
-    layer = make(spec)
-    x = torch.randn(1, C, 1, 1, requires_grad=True)
-    layer(x).backward(torch.randn(1, C, 1, 1))
+@pytest.mark.parametrize(
+    ('spec', 'channels'),
+    [*((s, C) for s in ('ln', 'gn4', 'hybrid', 'hybrid(in,bn)', 'rms', 'sn')), ('evos0', 64)],
+)
+def test_sample_statistics_still_learn_on_a_1x1_map(spec, channels):
+    layer = make(spec, channels)
+    x = torch.randn(1, channels, 1, 1, requires_grad=True)
+    layer(x).backward(torch.randn(1, channels, 1, 1))
     assert x.grad.abs().max() > 0
 
 
@@ -231,12 +236,39 @@ def test_unknown_spec_lists_the_known(spec):
     assert all(entry.spec in str(error.value) for entry in NORMS)
 
 
+@pytest.mark.parametrize('shape', [(2, C), (2, C, 5), (2, C, 5, 5, 5), (C, 5, 5), (2, C + 1, 5, 5)])
+@pytest.mark.parametrize('spec', ['gn4', 'bn', 'fbn', 'frn'])
+def test_what_is_no_batch_of_images_is_refused(spec, shape):
+    message = rf"norm '{spec}' of {re.escape(str(list(shape)))}: .*\[N, {C}, H, W\]"
+    for training in (True, False):
+        with pytest.raises(UserError, match=message):
+            Norm(C, spec).train(training)(torch.randn(shape))
+
+
+def test_no_momentum_is_refused():
+    with pytest.raises(UserError, match="'hybrid', momentum=None: a number from 0 to 1"):
+        Norm(C, 'hybrid', momentum=None)
+    assert convert_norm(nn.BatchNorm2d(C, momentum=None), 'hybrid').model.momentum == 0.1
+
+
 def test_specs_build():
     assert isinstance(build_norm('bn', C), nn.BatchNorm2d)
     assert isinstance(build_norm('gn', C, eps=1e-3), Norm)
     assert norm_cfg('bn') == dict(type='BN')
     assert norm_cfg('gn8') == dict(type='Norm', spec='gn8')
     assert parse('HYBRID( gn2 , in )', C) == Mix(Group(2), Group(C))
+
+
+def test_capitals_and_blanks_do_not_matter():
+    assert canonical(' Hybrid( BN, LN )+WS') == ('hybrid(bn,ln)', True)
+    assert canonical('IBN-a') == ('ibn-a', False)
+    assert isinstance(build_norm('BN ', C), nn.BatchNorm2d)
+    assert norm_cfg('Bn') == dict(type='BN')
+    assert norm_cfg('GN 8') == dict(type='Norm', spec='gn8')
+    assert Norm(C, 'Hybrid(bn, LN)').spec == 'hybrid(bn,ln)'
+    for build in (norm_cfg, lambda spec: Norm(C, spec)):  # convolutions are not theirs
+        with pytest.raises(UserError, match=r"unknown norm 'gn\+ws'"):
+            build('gn+ws')
 
 
 def test_output_takes_an_inplace_relu_and_a_second_backward():
@@ -255,13 +287,16 @@ def test_frozen_parameters_get_no_gradient():
     assert all(p.grad is None for p in layer.parameters())
 
 
-@pytest.mark.parametrize(('spec', 'channels'), [('in', C), ('gn8', C), ('ln', 1)])
+SINGLE = ['in', 'gn8', 'ibn', 'frn', 'evos0', 'hybrid(in,gn8)', 'hybrid(in,ibn)']
+
+
+@pytest.mark.parametrize(('spec', 'channels'), [*((s, C) for s in SINGLE), ('ln', 1), ('rms', 1)])
 @pytest.mark.parametrize('training', [True, False])
 def test_statistics_of_single_values_are_refused(spec, channels, training):
     layer = Norm(channels, spec).train(training)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         x = torch.randn(3, channels, 1, 1).contiguous(memory_format=memory_format)
-        with pytest.raises(UserError, match=rf"'{spec}' of \[3, {channels}, 1, 1\].*ln, gn"):
+        with pytest.raises(UserError, match=rf'{re.escape(spec)}.* of \[3, {channels}, 1, 1\].*ln'):
             layer(x)
     layer(torch.randn(3, channels, 1, 2))  # two values are enough
-    layer(torch.randn(0, channels, 2, 2))
+    layer(torch.randn(0, channels, 1, 1))  # and none

@@ -148,7 +148,22 @@ def test_frozen_batch_norm_equals_torchvision_and_keeps_nothing_of_the_images():
         y = layer(x)
     assert_same(y, theirs(x), x)
     assert max(t.numel() for t in kept) == C
-    assert not any(p.requires_grad for p in layer.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('spec', [*SPECS, 'hybrid(fbn,ln)'])
+def test_in_half_precision_statistics_are_taken_in_full(spec, training, dtype):
+    layer, x = make(spec).to(dtype).train(training), images().to(dtype)
+    exact = make(spec).train(training)
+    exact.load_state_dict(layer.state_dict())
+    y = layer(x.requires_grad_())
+    assert y.dtype == dtype
+    rounding = 8 * torch.finfo(dtype).eps
+    expected = exact(x.detach().double())
+    torch.testing.assert_close(y.double(), expected, rtol=rounding, atol=rounding)
+    y.sum().backward()
+    assert all(t.grad.isfinite().all() for t in (x, *layer.parameters()))
 
 
 @pytest.mark.parametrize('step', [5_000, 20_000, 100_000])
@@ -294,31 +309,71 @@ def test_pixel_functions_equal_their_formulas(dtype, memory_format, chunk, monke
         assert result.is_contiguous(memory_format=memory_format)
 
 
-def _rank(rank: int, file: str, state: dict, x: torch.Tensor, grad: torch.Tensor, out: str):
+@pytest.mark.parametrize('compiled', [False, True])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('spec', SPECS)
+def test_an_empty_batch_is_put_out_and_learns_nothing(spec, training, compiled):
+    layer = make(spec).train(training)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    x = images(0, C, H, W).requires_grad_()
+    torch._dynamo.reset()
+    run = torch.compile(layer, backend='aot_eager', fullgraph=True) if compiled else layer
+    y = run(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter.grad, torch.zeros_like(parameter)), name
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+def _rank(rank: int, file: str, layer: Norm, shares: list, x: torch.Tensor, grad: torch.Tensor):
     torch.distributed.init_process_group('gloo', f'file://{file}', rank=rank, world_size=2)
-    layer = Norm(C, 'syncbn').double()
-    layer.load_state_dict(state)
-    own = x.split([1, 2])[rank].clone().requires_grad_()
+    own = x.split(shares)[rank].clone().requires_grad_()
     y = layer(own)
-    y.backward(grad.split([1, 2])[rank])
-    torch.save((y.detach(), own.grad, layer.state_dict()), f'{out}/{rank}')
+    y.backward(grad.split(shares)[rank])
+    affine = layer.weight.grad, layer.bias.grad
+    torch.save((y.detach(), own.grad, layer.state_dict(), affine), f'{file}.{rank}')
+    torch.distributed.destroy_process_group()
 
 
-def test_sync_over_two_ranks_is_one_rank_of_all_images(tmp_path):
-    layer, x, grad = make('syncbn'), images(3, C, H, W), torch.randn(3, C, H, W).double()
-    arguments = str(tmp_path / 'meet'), layer.state_dict(), x, grad, str(tmp_path)
+def on_two_ranks(path, layer, shares, x, grad) -> list[tuple]:
+    arguments = str(path / 'meet'), layer, shares, x, grad
     start_processes(_rank, arguments, nprocs=2, start_method='fork')
+    return [torch.load(path / f'meet.{rank}') for rank in range(2)]
+
+
+@pytest.mark.parametrize('shares', [[1, 2], [3, 0]])
+def test_sync_over_two_ranks_is_one_rank_of_all_images(tmp_path, shares):
+    layer, x, grad = make('syncbn'), images(3, C, H, W), torch.randn(3, C, H, W).double()
     theirs = nn.BatchNorm2d(C).double()
     theirs.load_state_dict(layer.state_dict())
     x.requires_grad_()
     y = theirs(x)
     y.backward(grad)
-    ranks = [torch.load(tmp_path / str(rank)) for rank in range(2)]
+    ranks = on_two_ranks(tmp_path, layer, shares, x.detach(), grad)
     torch.testing.assert_close(torch.cat([r[0] for r in ranks]), y.detach())
     torch.testing.assert_close(torch.cat([r[1] for r in ranks]), x.grad)
     for rank in ranks:
         for key, value in theirs.state_dict().items():
             torch.testing.assert_close(rank[2][key], value)
+    for i, parameter in enumerate(theirs.parameters()):
+        torch.testing.assert_close(sum(r[3][i] for r in ranks), parameter.grad)
+
+
+@pytest.mark.parametrize('spec', ['syncbn', 'hybrid(syncbn,ln)'])
+def test_sync_of_ranks_without_images(tmp_path, spec):
+    """All are empty: nothing moves. One is: a hybrid goes on too."""
+    layer, x = make(spec), images(3, C, H, W)
+    before = layer.running_var.clone()
+    ranks = on_two_ranks(tmp_path, layer, [0, 0], x[:0], x[:0])
+    assert all(torch.equal(rank[2]['running_var'], before) for rank in ranks)
+    (tmp_path / 'meet').unlink(missing_ok=True)
+    ranks = on_two_ranks(tmp_path, layer, [0, 3], x, x)
+    torch.testing.assert_close(ranks[0][2], ranks[1][2])
+    torch.testing.assert_close(ranks[1][0], layer(x).detach())  # one process of all images
+    assert ranks[0][0].shape == (0, C, H, W)
+    assert all(torch.equal(g, torch.zeros(C).double()) for g in ranks[0][3])
 
 
 def test_identities():
@@ -335,10 +390,37 @@ def test_two_running_tables_in_one_hybrid_are_refused():
         build_norm('hybrid(bn,brn)', C)
 
 
+@pytest.mark.parametrize('part', ['frn', 'evos0', 'hybrid', 'sn'])
+def test_norms_that_learn_are_no_part_of_a_hybrid(part):
+    for spec in (f'hybrid(bn,{part})', f'hybrid({part},ln)'):
+        with pytest.raises(UserError, match=rf'{re.escape(spec)}: {part} learns.*mix norms'):
+            build_norm(spec, C)
+
+
+def test_all_that_a_hybrid_may_mix_learns():
+    """Of each pair that can be built every parameter gets a gradient."""
+    parts, built = sorted({s.split('(')[0] for s in SPECS} - {'fbn'}), 0
+    for spec in (f'hybrid({one},{two})' for one in parts for two in parts):
+        try:
+            layer = make(spec)
+        except UserError:
+            continue
+        layer(images()).square().sum().backward()
+        assert all(p.grad is not None for p in layer.parameters()), spec
+        built += 1
+    assert built > len(parts)
+
+
 @pytest.mark.parametrize('spec', ['frn', 'evos0'])
 def test_a_norm_with_its_own_activation_needs_its_affine_part(spec):
     with pytest.raises(UserError, match=f'{spec}.*affine=True'):
         build_norm(spec, C, affine=False)
+
+
+@pytest.mark.parametrize('spec', ['frn', 'evos0'])
+def test_a_norm_with_its_own_activation_takes_no_relu(spec):
+    with pytest.raises(UserError, match=f'{spec}, relu=True: it is an activation already'):
+        build_norm(spec, C, relu=True)
 
 
 def test_every_spec_of_the_table_is_tested():

@@ -63,6 +63,11 @@ def test_the_last_norm_asked_for_counts():
     assert {m.spec for m in norms} == {'ln'}
 
 
+def test_capitals_do_not_matter():
+    models = [MODELS.build(hard_coded(spec).model) for spec in ('GN +WS', 'gn+ws')]
+    assert str(models[0]) == str(models[1])
+
+
 def test_weight_standardisation_reaches_the_convolutions():
     model = MODELS.build(hard_coded('gn+ws').model)
     assert isinstance(model.backbone.conv1, ConvWS2d)

@@ -10,19 +10,19 @@ from torch.utils.checkpoint import checkpoint
 
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm, build_norm, norm_cfg
-from sbzoo.norm.convert import WEIGHT_STD
 from sbzoo.norm.names import accept_published_names
+from sbzoo.norm.spec import canonical
 
 
 class _OneNorm:
     """What a ResNet of MMDetection needs to take `norm`; it comes before it in the bases."""
 
     def __init__(self, norm: str = 'gn', **kwargs) -> None:
-        spec = norm.removesuffix(WEIGHT_STD)
+        spec, standardise = canonical(norm)
         place_ibn = IBN.get(spec)
         super().__init__(
             norm_cfg=norm_cfg('bn' if place_ibn else spec),
-            conv_cfg=None if spec == norm else dict(type='ConvWS'),
+            conv_cfg=dict(type='ConvWS') if standardise else None,
             **kwargs,
         )
         if place_ibn:

@@ -11,8 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from sbzoo.engine.configs import typed_dicts
 from sbzoo.norm import norm_cfg
-from sbzoo.norm.convert import WEIGHT_STD
 from sbzoo.norm.kinds import is_for_images
+from sbzoo.norm.spec import canonical
 
 
 def set_norm(cfg: Config, spec: str) -> None:
@@ -26,7 +26,7 @@ def set_norm(cfg: Config, spec: str) -> None:
     Raises:
         UserError: Unknown spec.
     """
-    wanted = norm_cfg(spec.removesuffix(WEIGHT_STD))
+    wanted = norm_cfg(canonical(spec)[0])
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     parts = [part for part in typed_dicts(cfg.model) if _norm_argument(part)]
     for part in parts:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from sbzoo.errors import UserError
 from sbzoo.norm import kinds
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
-from sbzoo.norm.spec import parse
+from sbzoo.norm.spec import canonical, parse
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
-WEIGHT_STD = '+ws'
 OWN_FORWARD = 'a convolution with a forward of its own'
 CARRIED = {  # the names of the same tensor here and elsewhere
     **{key: (key,) for key in ('weight', 'bias')},
@@ -97,7 +96,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
     Raises:
         UserError: Unknown spec, or a model without norms.
     """
-    plain = spec.removesuffix(WEIGHT_STD)
+    plain, standardise = canonical(spec)
     norm_cfg(plain)  # an unknown spec is an error whatever the model has
     norms = _norms(model)
     if not norms:
@@ -110,14 +109,14 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         elif not _is_already(norm, plain):
             new_layers[norm] = _like(norm, plain, model)
             record.changed.append(_change(name, norm, new_layers[norm]))
-    if spec != plain:
+    if standardise:
         left = {left.name for left in record.left}
         turned = {norm for norm, name in norms.items() if name not in left}
         for name, conv in _convolutions_beside(turned, model):
             if type(conv) is nn.Conv2d:
                 new_layers[conv] = ConvWS2d.like(conv)
                 record.changed.append(_change(name, conv, new_layers[conv]))
-            elif not isinstance(conv, ConvWS2d):
+            elif not kinds.is_standardised(conv):
                 record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)

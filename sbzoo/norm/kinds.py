@@ -25,6 +25,7 @@ LEFT = {
     r'(Batch|Instance)Norm3d': 'for volumes, not images',
     r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
 }
+STANDARDISED = r'ConvA?WS2d|(Scaled)?StdConv2d(Same)?'
 NO_STATISTICS = 'scales and shifts alone, as EvoNorm does without its activation'
 UNKNOWN = 'a kind of norm that is not known here'
 
@@ -55,6 +56,11 @@ def reason_to_leave(norm: nn.Module) -> str | None:
     if not is_for_images(kind):
         return UNKNOWN
     return NO_STATISTICS if _is_called(kind, 'EvoNorm.*') and not norm.apply_act else None
+
+
+def is_standardised(module: nn.Module | None) -> bool:
+    """Whether a layer is a convolution with standardised weights."""
+    return _is_called(type(module), STANDARDISED)
 
 
 def is_frozen(norm: nn.Module) -> bool:

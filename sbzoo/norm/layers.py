@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from sbzoo.norm.pools import Frozen, Mix
-from sbzoo.norm.spec import parse
+from sbzoo.errors import UserError
+from sbzoo.norm.pools import Mix
+from sbzoo.norm.spec import canonical, parse
 from sbzoo.norm.table import Table
 
 
@@ -26,7 +28,7 @@ class Norm(_InstanceNorm):
         relu: Whether a ReLU follows, in the same pass over the pixels.
 
     Raises:
-        UserError: Unknown spec.
+        UserError: Unknown spec, no momentum, or what the norm of the spec does not take.
     """
 
     _abbr_ = 'bn'  # mmcv names the layer, and so its keys, as in batch norm checkpoints
@@ -41,8 +43,13 @@ class Norm(_InstanceNorm):
         relu: bool = False,
     ) -> None:
         pool = parse(spec, num_features)
+        if momentum is None:
+            raise UserError(
+                f'norm {spec!r}, momentum=None: a number from 0 to 1; for the average over many '
+                'batches there is sbzoo.reestimate'
+            )
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
-        self.spec, self.pool, self.relu = spec, pool, relu
+        self.spec, self.pool, self.relu = canonical(spec)[0], pool, relu
         pool.prepare(self)
 
     @property
@@ -53,19 +60,43 @@ class Norm(_InstanceNorm):
     @property
     def alpha(self) -> Tensor:
         """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
-        return self.alpha_logit.sigmoid()
+        return _wide(self.alpha_logit).sigmoid()
 
     @property
     def running(self) -> Table:
         """The running statistics, [1, C]."""
-        return Table(self.running_mean[None], self.running_var[None], 1)
+        return Table(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [N, C, H, W]."""
+        """Normalise x [N, C, H, W].
+
+        Raises:
+            UserError: Not such images, or statistics are of single values: instance norm of 1x1
+                maps, say.
+        """
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise UserError(
+                f'norm {self.spec!r} of {list(x.shape)}: it is for images '
+                f'[N, {self.num_features}, H, W]; vectors and sequences need a norm of torch'
+            )
+        if not x.shape[0] and not (self.training and self.pool.spans_ranks):
+            return self._nothing(x)
+        if x.shape[2] * x.shape[3] == 1 and self.pool.is_of_single_maps(self.num_features):
+            raise UserError(
+                f'norm {self.spec!r} of {list(x.shape)}: a statistic of a single value leaves '
+                'nothing of it, or but its sign; on 1x1 maps take a norm that pools channels '
+                '(ln, gn with fewer groups) or no norm'
+            )
         return self.pool.forward(x, self)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        """An empty batch like x, with a gradient of zero for each parameter: DDP waits for one."""
+        return x * sum(p.sum() for p in self.parameters(recurse=False))
 
     def track(self, pooled: Table) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
+        if not pooled.count:
+            return
         mean, var = (
             t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
         )
@@ -74,9 +105,25 @@ class Norm(_InstanceNorm):
         self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
         self.num_batches_tracked.add_(1)
 
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, *args
+    ) -> None:
+        """Load weights without metadata (safetensors) as well.
+
+        The base class takes those for its own of before version 1, and running statistics that it
+        has no place for as an error in any case.
+        """
+        local_metadata = {'version': 1, **local_metadata}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f'{self.num_features}, {self.spec!r}, eps={self.eps}, affine={self.affine}'
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In the type of the tables, float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:
@@ -97,8 +144,6 @@ def norm_cfg(spec: str) -> dict:
     Raises:
         UserError: Unknown spec.
     """
-    pool = parse(spec, num_channels=1)
-    if spec == 'bn':
-        return dict(type='BN')
-    frozen = dict(requires_grad=False) if isinstance(pool, Frozen) else {}
-    return dict(type='Norm', spec=spec, **frozen)
+    parse(spec, num_channels=1)
+    plain, _ = canonical(spec)
+    return dict(type='BN') if plain == 'bn' else dict(type='Norm', spec=plain)

@@ -117,6 +117,8 @@ class _Tape:
         source = self.kept.get(x, {}).get(x._version - in_place)
         if source is None or (in_place and source.compute is None) or not output.requires_grad:
             return
+        if not output.numel():  # there is nothing to drop
+            return
         function = _as_function(module, output)
         if function is not None:
             self.pack(output).drop(_computation(function, module, source, x.device.type))

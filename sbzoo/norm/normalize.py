@@ -85,6 +85,8 @@ def _coefficients(
 
 def _passes(x: Tensor) -> ModuleType:
     """Who goes over the pixels: Triton's kernels where they are proven right, else torch's."""
+    if not x.numel():
+        return formulas
     if x.is_cuda and proven(x.device, x.dtype, pixels.memory_format(x)):
         from sbzoo.norm import pixels_triton
 

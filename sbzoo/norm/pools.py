@@ -33,9 +33,15 @@ class Pool:
 
     uses_batch = False  # samples of a batch share statistics
     keeps_running = False  # there is a running table
+    trains_by_running = False  # the running table corrects statistics in training
+    spans_ranks = False  # in training every rank must take part, be its batch empty
 
     def prepare(self, layer: Norm) -> None:
         """Register what the pool learns or remembers with its layer."""
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        """Whether each statistic, of some of the channels at least, is of one map of one sample."""
+        return False
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         """The table to normalise with."""
@@ -59,17 +65,14 @@ class Group(Pool):
 
     groups: int
 
+    def is_of_single_maps(self, channels: int) -> bool:
+        return self.groups == channels
+
     def __call__(self, table: Table, layer: Norm) -> Table:
         return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
 
     def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """By torch's own kernel, but for groups that are too narrow for it in channels_last.
-
-        Raises:
-            UserError: Every group is a single value: instance norm of 1 x 1 maps, say.
-        """
-        if x.shape[2] * x.shape[3] * layer.num_features == self.groups:
-            raise _nothing_is_left(x, layer)
+        """By torch's own kernel, but for groups that are too narrow for it in channels_last."""
         channels_last = pixels.memory_format(x) is torch.channels_last
         if channels_last and layer.num_features < 4 * self.groups:
             return super().forward(x, layer)
@@ -81,17 +84,12 @@ class Group(Pool):
         return y.relu_() if layer.relu else y
 
 
-def _nothing_is_left(x: Tensor, layer: Norm) -> UserError:
-    return UserError(
-        f'norm {layer.spec!r} of {list(x.shape)}: each statistic is of a single value, which '
-        'less its mean is zero, so that the output is the bias whatever the input; on 1x1 maps '
-        'take a norm that pools channels (ln, gn with fewer groups) or no norm'
-    )
-
-
 @dataclass(frozen=True)
 class RootMeanSquare(Pool):
     """As layer norm, without centring (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return channels == 1
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return uncentred(average(table, dim=1))
@@ -105,8 +103,11 @@ class FilterResponse(Pool):
     """
 
     def prepare(self, layer: Norm) -> None:
-        _needs_affine(layer)
+        _check_activating(layer)
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return True
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return uncentred(table)
@@ -128,8 +129,11 @@ class EvoNormS0(Pool):
     groups: int
 
     def prepare(self, layer: Norm) -> None:
-        _needs_affine(layer)
+        _check_activating(layer)
         layer.gate = nn.Parameter(torch.ones(layer.num_features))
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return self.groups == channels
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         mean, var, count = by_groups(table, self.groups)
@@ -140,9 +144,11 @@ class EvoNormS0(Pool):
         return normalize(x, layer, layer.weight, None) * torch.sigmoid(gate * x) + bias
 
 
-def _needs_affine(layer: Norm) -> None:
+def _check_activating(layer: Norm) -> None:
     if not layer.affine:
         raise UserError(f'{layer.spec}: a norm and activation in one needs affine=True')
+    if layer.relu:
+        raise UserError(f'{layer.spec}, relu=True: it is an activation already; relu=False')
 
 
 # Over the samples of a batch; in evaluation by running statistics
@@ -179,12 +185,17 @@ class Batch(Pool):
 
 @dataclass(frozen=True)
 class Frozen(Pool):
-    """The running statistics of a pretrained batch norm in training too, and no affine to learn."""
+    """The running statistics of a pretrained batch norm in training too, and no affine to learn.
+
+    Weight and bias are buffers, as torchvision's are: mmcv wants gradients of all parameters.
+    """
 
     keeps_running = True
 
     def prepare(self, layer: Norm) -> None:
-        layer.requires_grad_(False)
+        for name in ('weight', 'bias') if layer.affine else ():
+            value = layer._parameters.pop(name).detach()
+            layer.register_buffer(name, value)
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         return layer.running
@@ -197,19 +208,23 @@ class Frozen(Pool):
 class Sync(Batch):
     """The samples of all ranks (Peng et al. 2018, arXiv 1711.07240), on any device.
 
-    Ranks may have different numbers of samples and of pixels.
+    Ranks may have different numbers of samples and of pixels; none at all, too.
     """
 
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether there are ranks."""
+        return dist.is_available() and dist.is_initialized()
+
     def pool(self, table: Table) -> Table:
-        own = average(table, dim=0)
-        if not (dist.is_available() and dist.is_initialized()):
-            return own
-        total = own.mean.new_tensor(float(own.count))
+        if not self.spans_ranks:
+            return average(table, dim=0)
+        total = table.mean.new_tensor(float(table.count * len(table.mean)))
         dist.all_reduce(total)
-        share = own.count / total
-        mean = all_reduce(own.mean * share)
-        var = all_reduce((own.var + (own.mean - mean).square()) * share)
-        return Table(mean, var, int(total))
+        share = table.count / total.clamp(min=1)  # of a sample
+        mean = all_reduce(table.mean.sum(0, keepdim=True) * share)
+        spread = table.var + (table.mean - mean).square()
+        return Table(mean, all_reduce(spread.sum(0, keepdim=True) * share), int(total))
 
 
 @dataclass(frozen=True)
@@ -247,6 +262,8 @@ class Renorm(Batch):
     40,000 and d up to 5 by step 25,000.
     """
 
+    trains_by_running = True
+
     def correct(self, pooled: Table, layer: Norm) -> Table:
         step = layer.num_batches_tracked.to(pooled.mean.dtype)
         max_r = 1 + 2 * ((step - 5_000) / 35_000).clamp(0, 1)
@@ -269,6 +286,7 @@ class MovingAverage(Batch):
     """
 
     STEPS, WARM_UP, MAX_R = 16, 100, 1.05
+    trains_by_running = True
 
     def prepare(self, layer: Norm) -> None:
         shape = self.STEPS, layer.num_features
@@ -327,10 +345,23 @@ class Mix(Pool):
         """Whether either part does."""
         return self.first.keeps_running or self.second.keeps_running
 
+    @property
+    def trains_by_running(self) -> bool:
+        """Whether either part does."""
+        return self.first.trains_by_running or self.second.trains_by_running
+
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether either part does."""
+        return self.first.spans_ranks or self.second.spans_ranks
+
     def prepare(self, layer: Norm) -> None:
         self.first.prepare(layer)
         self.second.prepare(layer)
         layer.alpha_logit = nn.Parameter(torch.zeros(layer.num_features * self.per_channel or ()))
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return all(part.is_of_single_maps(channels) for part in (self.first, self.second))
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         first, second = self.first(table, layer), self.second(table, layer)
@@ -366,6 +397,9 @@ class InstanceBatch(Pool):
 
     uses_batch = True
     keeps_running = True
+
+    def is_of_single_maps(self, channels: int) -> bool:
+        return channels > 1  # there is a first half
 
     def __call__(self, table: Table, layer: Norm) -> Table:
         batch, half = Batch()(table, layer), layer.num_features // 2

@@ -67,18 +67,17 @@ def set_population(norm: nn.Module, inputs: Moments) -> None:
 
 def _track(norm: Norm, inputs: Moments) -> None:
     """Let the pool itself say what it keeps of a table: one step with all the momentum."""
-    mean, var = inputs.mean[None].to(norm.running_mean), inputs.var[None].to(norm.running_var)
+    mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
     before = norm.momentum, norm.training
-    with _other_buffers_kept([norm]):
+    with _kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
         norm.momentum, norm.training = 1.0, True
         norm.pool(Table(mean, var, inputs.count), norm)
     norm.momentum, norm.training = before
 
 
 @contextmanager
-def _other_buffers_kept(norms: Iterable[nn.Module]) -> Iterator[None]:
+def _kept(buffers: list[Tensor]) -> Iterator[None]:
     """Steps that are counted and averaged inside are not part of the training."""
-    buffers = [b for norm in norms for n, b in norm.named_buffers() if not n.startswith('running_')]
     values = [buffer.clone() for buffer in buffers]
     try:
         yield
@@ -99,7 +98,9 @@ def reestimate(
     of the batches are pooled by the law of total variance. (`torch.optim.swa_utils.update_bn`
     averages the variances within batches and so leaves out the variance between them.)
 
-    Norms in evaluation mode, such as MMDetection's `norm_eval` makes, keep their statistics.
+    Training goes on as if nothing had been run. So batch renormalisation and moving average batch
+    norm (`brn`, `mabn`) keep their statistics: they correct the batch by them in training too.
+    Norms in evaluation mode, such as MMDetection's `norm_eval` makes, keep theirs as well.
     In a distributed run each process gives its own batches and all end with the same statistics.
 
     Args:
@@ -110,11 +111,13 @@ def reestimate(
     Returns:
         The names of the norms that were set.
     """
-    norms = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
+    tracking = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
+    norms = {name: norm for name, norm in tracking.items() if not _trains_by_running(norm)}
     if not norms:
         return []
     inputs = {name: Moments() for name in norms}
-    with _other_buffers_kept(norms.values()), ExitStack() as hooks:
+    buffers = [buffer for norm in tracking.values() for buffer in norm.buffers()]
+    with _kept(buffers), ExitStack() as hooks:
         for name, norm in norms.items():
             hook = _adds_inputs_to(inputs[name])
             hooks.enter_context(norm.register_forward_pre_hook(hook))
@@ -127,6 +130,10 @@ def reestimate(
     for name in ran:
         set_population(norms[name], inputs[name])
     return ran
+
+
+def _trains_by_running(norm: nn.Module) -> bool:
+    return isinstance(norm, Norm) and norm.pool.trains_by_running
 
 
 def _adds_inputs_to(moments: Moments) -> Callable:

@@ -10,6 +10,9 @@ from sbzoo.errors import UserError
 from sbzoo.norm import pools
 from sbzoo.norm.pools import Pool
 
+WEIGHT_STD = '+ws'
+LEARNING = (pools.FilterResponse, pools.EvoNormS0, pools.Mix, pools.Switch)
+
 
 class Entry(NamedTuple):
     """One line of the table of norms."""
@@ -27,6 +30,12 @@ def _groups(channels: int, wanted: str | None = None) -> int:
 
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
     parts = [parse(part, channels) for part in (first or 'bn', second or 'ln')]
+    for name, part in zip((first, second), parts, strict=True):
+        if isinstance(part, LEARNING):
+            raise UserError(
+                f'hybrid({first},{second}): {name} learns more than weight and bias, for which a '
+                'hybrid has no room; mix norms that are statistics alone: bn, in, ln, gn, rms'
+            )
     if all(part.keeps_running for part in parts):
         raise UserError(
             f'hybrid({first},{second}): both keep running statistics, and a layer has room for '
@@ -77,11 +86,22 @@ def parse(spec: str, num_channels: int) -> Pool:
     Raises:
         UserError: The spec is not in the table; the message lists it.
     """
-    for entry in NORMS:
-        match = re.fullmatch(entry.pattern, spec.replace(' ', '').lower())
+    plain, standardised = canonical(spec)
+    for entry in () if standardised else NORMS:
+        match = re.fullmatch(entry.pattern, plain)
         if match:
             return entry.build(num_channels, *match.groups())
     raise UserError(f'unknown norm {spec!r}; known are\n{norm_table()}')
+
+
+def canonical(spec: str) -> tuple[str, bool]:
+    """A spec as the table writes it, without `+ws`; and whether that was there.
+
+    Blanks and capitals do not matter.
+    """
+    written = ''.join(spec.split()).lower()
+    plain = written.removesuffix(WEIGHT_STD)
+    return plain, plain != written
 
 
 def norm_table() -> str:

@@ -29,13 +29,14 @@ class _Average(torch.autograd.Function):
     def forward(ctx: Any, means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         mean = means.mean(dim, keepdim=True)
         gap = means - mean
+        ctx.dim = dim
         ctx.save_for_backward(means, mean)
         return mean, torch.addcmul(variances, gap, gap).mean(dim, keepdim=True)
 
     @staticmethod
     def backward(ctx: Any, d_mean: Tensor, d_var: Tensor) -> tuple[Tensor, Tensor, None]:
         means, mean = ctx.saved_tensors
-        share = mean.numel() / means.numel()
+        share = 1 / means.shape[ctx.dim]
         d_var = d_var * share
         d_means = torch.addcmul(d_mean * share, means - mean, d_var, value=2)
         return d_means, d_var.expand_as(means), None
