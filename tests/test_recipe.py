@@ -75,6 +75,18 @@ def test_norm_of_mmdetection_configs(name, turned, left):
     assert not any(p.requires_grad is False for n in norms for p in n.parameters())
 
 
+def test_a_norm_keeps_its_eps_and_momentum():
+    cfg = load_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    wanted = {(m.eps, m.momentum) for m in norms(MODELS.build(cfg.model), nn.BatchNorm2d)}
+    set_norm(cfg, 'hybrid')
+    assert wanted == {(1e-3, 0.03)}
+    assert {(m.eps, m.momentum) for m in norms(MODELS.build(cfg.model), Norm)} == wanted
+
+
+def norms(model, kind):
+    return [m for m in model.modules() if isinstance(m, kind)]
+
+
 def test_lr_auto_counts_devices_batch_and_accumulation(monkeypatch):
     cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')  # 0.02 for 16 images
     monkeypatch.setenv('WORLD_SIZE', '2')

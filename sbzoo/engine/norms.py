@@ -31,7 +31,7 @@ def set_norm(cfg: Config, spec: str) -> None:
     parts = [part for part in typed_dicts(cfg.model) if _norm_argument(part)]
     for part in parts:
         argument = _norm_argument(part)
-        part[argument] = spec if argument == 'norm' else dict(wanted)
+        part[argument] = spec if argument == 'norm' else {**wanted, **_kept_of(part)}
     if 'norm_cfg' in cfg:
         cfg.norm_cfg = dict(wanted)
     if cfg.model.type != 'WithNorm':
@@ -39,6 +39,12 @@ def set_norm(cfg: Config, spec: str) -> None:
     cfg.model.norm = spec
     names = ', '.join(part['type'] for part in parts) or 'no norm_cfg is of images'
     print_log(f'norm {spec}: {names}', logger='current')
+
+
+def _kept_of(part: dict) -> dict:
+    """What stays of a part's norm: YOLOX and RTMDet have an eps and a momentum of their own."""
+    old = part.get('norm_cfg') or _default_norm(part['type']) or {}
+    return {key: old[key] for key in ('eps', 'momentum') if key in old}
 
 
 def _norm_argument(part: dict) -> str | None:
