@@ -1,7 +1,7 @@
 # StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) from 84 faces, with DiffAugment (Zhao et al.
-# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces. The features that
-# the distance is measured on are of a classifier of digits, who has seen no face: the distance tells
-# whether training goes on, not how good the faces are.
+# 2020, arXiv 2006.10738): the few-shot setting. An epoch is 20 rounds of the faces. The distance is
+# on the features of a classifier of digits, who has seen no face: it tells whether training goes
+# on, not how good the faces are.
 _base_ = [
     './_base_/faces32.py',
     './_base_/schedule_gan.py',
