@@ -24,6 +24,7 @@ from sbzoo.bench import ROOT
 from sbzoo.bench.classifier import digits as digit_images
 from sbzoo.bench.classifier import train
 from sbzoo.bench.fid import random_inception, write_images
+from sbzoo.data.images import decode, read_image_folder
 from sbzoo.engine.configs import load_config
 from sbzoo.metrics import inception
 from sbzoo.metrics.digit_classifier import CARD, DigitClassifier
@@ -159,6 +160,27 @@ def test_real_images_are_read_in_any_mode_size_and_depth_of_folders(tmp_path):
     assert files[0]['inputs'].dtype == torch.uint8
 
 
+def test_images_are_found_and_read_as_in_training(tmp_path):
+    root, elsewhere = tmp_path / 'data', tmp_path / 'elsewhere'
+    write_images(root / '.hidden', 1, size=8)
+    write_images(elsewhere, 1, size=8, seed=1)
+    (root / 'link').symlink_to(elsewhere)
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8)
+    grey = pixels[..., 0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(pixels).save(root / 'a.png', exif=exif)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(root / 'b.png')
+    Image.fromarray(np.dstack([pixels, 0 * grey])).save(root / 'c.png')
+    Image.fromarray(grey).save(root / 'd.gif')
+    found = [item['inputs'].permute(1, 2, 0).numpy() for item in open_source(root)]
+    linked = np.array(Image.open(elsewhere / '00000.png'))
+    opaque = np.full_like(pixels, 255)
+    expected = np.rot90(pixels, 3), np.dstack([grey] * 3), opaque, np.dstack([grey] * 3), linked
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, decode(read_image_folder(root), 8))
+
+
 def broken_inputs(tmp_path: Path, folders: tuple[Path, Path]) -> dict[str, tuple]:
     """Arguments by what the one line must say."""
     (tmp_path / 'empty').mkdir()
@@ -174,7 +196,7 @@ def broken_inputs(tmp_path: Path, folders: tuple[Path, Path]) -> dict[str, tuple
     (tmp_path / 'other.pth').write_bytes(b'other weights')
     real = folders[0]
     return {
-        'empty: no image;': (real, tmp_path / 'empty'),
+        'empty: no images (': (real, tmp_path / 'empty'),
         'one: only one image, 00000.png;': (tmp_path / 'one', real),
         '2 images cannot be read:\n': (
             tmp_path / 'corrupt',

@@ -13,9 +13,10 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from sbzoo.data import images as module
-from sbzoo.data.images import EXTENSIONS, decode, fit, read_image_folder, to_rgb
+from sbzoo.data.images import decode, fit, read_image_folder
 from sbzoo.data.pairs import read_domains, read_pairs
 from sbzoo.errors import UserError
+from sbzoo.pictures import EXTENSIONS, to_rgb
 
 FLIP = dict(type='mmengine.RandomFlip', prob=0.5)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
-from sbzoo.data.images import ImageFolder, fit, to_rgb
+from sbzoo.data.images import ImageFolder, fit
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
@@ -26,6 +26,7 @@ from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
 from sbzoo.metrics.statistics import replacing
+from sbzoo.pictures import read_rgb
 
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
@@ -122,19 +123,11 @@ def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Te
     """Translate the images of a folder, their central squares at `size` pixels."""
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        images = np.stack([np.asarray(_square(folder.paths[i], size)) for i in chunk])
+        images = np.stack([np.asarray(fit(read_rgb(folder.paths[i]), size)) for i in chunk])
         inputs = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
         return model.translate(inputs.to(model.data_preprocessor.device))
 
     return _in_batches(batch, range(folder.num_images), size)
-
-
-def _square(path: Path, size: int) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return fit(to_rgb(image), size)
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: cannot be read ({error})') from error
 
 
 def _in_batches(
