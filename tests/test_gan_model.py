@@ -221,6 +221,14 @@ def test_conditional_samples_follow_their_labels():
     assert {'loss_d', 'loss_g', 'D_real', 'D_fake'} <= log.keys()
 
 
+def test_labels_follow_the_model_to_its_device():
+    model = gan(num_classes=3).to('meta')
+    assert model.data_preprocessor.device == torch.device('meta')
+    images = model.sample([5, 6], labels=torch.tensor([1, 2]))
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert images.device == torch.device('meta')
+
+
 def test_pixels_come_back_as_they_went_in():
     batch = images(2)
     inputs = ImagePreprocessor()(dict(inputs=dict(source=batch)))['inputs']['source']

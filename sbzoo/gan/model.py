@@ -168,11 +168,11 @@ class GAN(AdversarialModel):
 
         Args:
             seeds: N of them.
-            labels: [N], of a conditional generator.
+            labels: [N], of a conditional generator; on any device.
             options: What the generator takes beyond that, such as `truncation`.
         """
-        sampler = self.sampler.eval()
-        return sampler(self.noise(seeds), labels, **options)
+        sampler, noise = self.sampler.eval(), self.noise(seeds)
+        return sampler(noise, None if labels is None else labels.to(noise.device), **options)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """The noise [N, noise_size] of the seeds."""
