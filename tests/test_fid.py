@@ -452,6 +452,30 @@ def test_the_metric_equals_the_functions_on_all_features():
     assert evaluate(metric, images)['FD-digits'] == pytest.approx(distance(real, fake), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('count', 'missing', 'said'),
+    [
+        (6, 0, ''),
+        (5, 4, '5 images, so without precision, recall, density, coverage (from 6 images on)'),
+        (4, 4, '4 images, so without precision, '),
+        (3, 6, '3 images, so without KID-digits (from 4 images on) and precision, '),
+        (2, 6, '2 images, so without KID-digits (from 4 images on) and precision, '),
+    ],
+)
+def test_the_metric_leaves_out_what_few_images_do_not_give(tmp_path, count, missing, said):
+    write_images(tmp_path / 'few', count, size=32)
+    metric = FrechetDistance(str(tmp_path / 'few'))
+    images = digit_images(held_out=True)[0][:10]
+    with mock.patch('sbzoo.metrics.generative.print_log') as log:
+        found = [evaluate(metric, images) for _ in range(2)]
+    keys = FrechetDistance.keys_of('few')
+    assert tuple(found[0]) == tuple(found[1]) == keys[: len(keys) - missing]
+    assert np.isfinite(list(found[0].values())).all()
+    lines = [call.args[0] for call in log.call_args_list if ', so without' in call.args[0]]
+    assert len(lines) == bool(said)  # once
+    assert ''.join(lines).startswith(said)
+
+
 def test_real_features_are_kept_by_content(monkeypatch):
     first = METRICS.build(CONFIG)
     with mock.patch.object(first.extractor, 'embed', wraps=first.extractor.embed) as embed:

@@ -8,7 +8,8 @@ from torch import Tensor
 from sbzoo.metrics.extractor import distance_name, kernel_name
 from sbzoo.metrics.features import Features
 from sbzoo.metrics.frechet import frechet_distance, frechet_infinity
-from sbzoo.metrics.kernel import kernel_distance
+from sbzoo.metrics.kernel import FEWEST, kernel_distance
+from sbzoo.metrics.neighbours import K, neighbour_metrics
 from sbzoo.metrics.statistics import FeatureStatistics
 
 NEIGHBOURS = 'precision', 'recall', 'density', 'coverage'
@@ -29,6 +30,21 @@ def kernel(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
     """Mean and spread of the kernel distance over 100 subsets, under their names."""
     mean, spread = kernel_distance(real, fake)
     return {kernel_name(spec): mean, f'{kernel_name(spec)}-std': spread}
+
+
+def of_each(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
+    """The metrics that take each feature; without those that `too_few` names."""
+    n = min(len(real), len(fake))
+    found = kernel(spec, real, fake) if n >= FEWEST else {}
+    return found | (neighbour_metrics(real, fake) if n > K else {})
+
+
+def too_few(spec: str, real: Tensor, fake: Tensor) -> str | None:
+    """Which metrics the smaller set has too few images for, or None."""
+    n = min(len(real), len(fake))
+    least = {kernel_name(spec): FEWEST, ', '.join(NEIGHBOURS): K + 1}
+    missing = [f'{name} (from {m} images on)' for name, m in least.items() if n < m]
+    return f'{n} images, so without {" and ".join(missing)}' if missing else None
 
 
 def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15) -> float:
