@@ -12,6 +12,7 @@ from sbzoo.data.images import read_image_folder
 from sbzoo.engine import generate
 from sbzoo.engine.configs import load_config
 from sbzoo.errors import UserError
+from sbzoo.gan.blocks import ClassEmbedding
 from sbzoo.gan.images import to_uint8
 
 
@@ -22,7 +23,11 @@ def model(name: str):
 
 @pytest.fixture(scope='module')
 def sngan():
-    return model('sngan_gn_b2')
+    sngan = model('sngan_gn_b2')
+    for module in sngan.sampler.modules():
+        if isinstance(module, ClassEmbedding):  # all classes are alike before training
+            torch.nn.init.normal_(module.weight)
+    return sngan
 
 
 def test_slerp_is_the_rotation():
@@ -40,6 +45,24 @@ def test_an_interpolation_begins_and_ends_at_samples(sngan):
     for found, sample in ((walk[0], 0), (walk[3], 1), (walk[4], 1), (walk[7], 2)):
         assert (found.int() - expected[sample].int()).abs().max() <= 1
     assert not torch.equal(walk[1], walk[2])
+
+
+def test_an_interpolation_is_of_the_class_that_is_asked_for(sngan):
+    walk = list(generate.interpolate(sngan, [5, 6], steps=3, labels=[7]))
+    expected = to_uint8(sngan.sample([5, 6], torch.tensor([7, 7])))
+    other = to_uint8(sngan.sample([5, 6], torch.tensor([0, 0])))
+    for found, sample in ((walk[0], 0), (walk[2], 1)):
+        assert (found.int() - expected[sample].int()).abs().max() <= 1
+        assert (found.int() - other[sample].int()).abs().max() > 1
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [([99], '--labels 99: the classes are 0 to 9'), ([1, 2], '--labels 1 2: a walk is in one')],
+)
+def test_an_interpolation_takes_one_class_that_there_is(sngan, labels, message):
+    with pytest.raises(UserError, match=message):
+        next(generate.interpolate(sngan, [5, 6], 3, labels))
 
 
 def test_labels_go_round(sngan):

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         '--interpolate',
         type=cli.positive_int,
         metavar='STEPS',
-        help='walk from each of the NUM seeds to the next',
+        help='walk from each of the NUM seeds to the next, in one class',
     )
     add('--input', type=Path, metavar='DIR', help='translate the images of this folder')
     add('--debug', action='store_true', help='show tracebacks and warnings')
@@ -100,7 +100,7 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
         return generate.sample(model, seeds, args.labels, **options), args.num, generate.COLUMNS
     if args.num < 2:
         raise UserError('--interpolate: give --num 2 or more, the images to walk between')
-    images = generate.interpolate(model, seeds, args.interpolate, **options)
+    images = generate.interpolate(model, seeds, args.interpolate, args.labels, **options)
     return images, (args.num - 1) * args.interpolate, args.interpolate
 
 

@@ -89,22 +89,33 @@ def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> N
         raise UserError(f'--labels {wrong[0]}: the classes are 0 to {count - 1}')
 
 
-def interpolate(model: GAN, seeds: Sequence[int], steps: int, **options: float) -> Iterator[Tensor]:
+def interpolate(
+    model: GAN,
+    seeds: Sequence[int],
+    steps: int,
+    labels: Sequence[int] | None = None,
+    **options: float,
+) -> Iterator[Tensor]:
     """Images on the way from the noise of each seed to that of the next, `steps` for each.
 
     Noise is interpolated on the sphere, where that of a normal distribution lies (Shoemake 1985;
-    White 2016, arXiv 1609.04468).
+    White 2016, arXiv 1609.04468). All are of one class, the first if there is no label.
+
+    Raises:
+        UserError: Labels or options that the generator does not take, or more than one label.
     """
-    _check_options(model, None, options)
+    _check_options(model, labels, options)
+    if labels and len(labels) > 1:
+        raise UserError(f'--labels {" ".join(map(str, labels))}: a walk is in one class; give one')
     ends = model.noise(seeds)
     fractions = torch.linspace(0, 1, steps).tolist()
     noise = torch.stack([slerp(a, b, t) for a, b in pairwise(ends) for t in fractions])
-    conditional = model.sampler.num_classes > 0
+    label = (labels or [0])[0] if model.sampler.num_classes else None
 
     @torch.no_grad()
     def batch(chunk: Sequence[int]) -> Tensor:
-        labels = noise.new_zeros(len(chunk), dtype=torch.long) if conditional else None
-        return model.sampler(noise[list(chunk)], labels, **options)
+        chosen = None if label is None else torch.full((len(chunk),), label, device=noise.device)
+        return model.sampler(noise[list(chunk)], chosen, **options)
 
     return _in_batches(batch, range(len(noise)), model.sampler.image_size)
 
