@@ -1,6 +1,7 @@
 """What tools/generate.py does, without a training before it."""
 
 import math
+import runpy
 
 import numpy as np
 import pytest
@@ -98,6 +99,8 @@ def test_memory_that_runs_out_halves_the_batch():
         ('sngan_gn_b2', [10], {}, 'the classes are 0 to 9'),
         ('dcgan_gn_b2', [1], {}, 'trained without classes'),
         ('dcgan_gn_b2', None, dict(truncation=0.5), 'DCGANGenerator takes none'),
+        ('stylegan2_b8', None, dict(truncation=7.0), '--truncation 7.0: it can be 0 to 1'),
+        ('stylegan2_b8', None, dict(truncation=-0.1), '--truncation -0.1: it can be 0 to 1'),
     ],
 )
 def test_what_a_generator_does_not_take_is_refused(name, labels, options, message):
@@ -122,6 +125,33 @@ def test_a_folder_is_translated_image_by_image(tmp_path):
     (tmp_path / '2.png').write_bytes(b'nothing')
     with pytest.raises(UserError, match=r'2\.png: cannot be read'):
         list(generate.translate(cyclegan, read_image_folder(tmp_path), 64))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        ['--num', 64],
+        ['--seed', 0],
+        ['--labels', 0],
+        ['--truncation', 1],
+        ['--interpolate', 3, '--num', 5],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_that_a_translation_has_no_use_for_are_refused(
+    tmp_path, monkeypatch, capsys, options
+):
+    config = 'configs/cyclegan_in_b1.py'
+    torch.save(dict(state_dict=model('cyclegan_in_b1').state_dict()), tmp_path / 'epoch_1.pth')
+    argv = ['generate.py', config, tmp_path, '--input', tmp_path / 'photographs', *options]
+    monkeypatch.setattr('sys.argv', list(map(str, argv)))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path('tools/generate.py', run_name='__main__')
+    assert end.value.code == 1
+    named = ' '.join(option for option in options[::-1] if str(option).startswith('--'))
+    assert capsys.readouterr().err == (
+        f'error: {named}: --input translates each image of its folder, once\n'
+    )
 
 
 def test_a_detector_generates_nothing(tmp_path):

@@ -82,6 +82,9 @@ def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> N
     for name in options:
         if name not in inspect.signature(model.sampler.forward).parameters:
             raise UserError(f'--{name}: a {kind} takes none')
+    truncation = options.get('truncation', 1.0)
+    if not 0 <= truncation <= 1:
+        raise UserError(f'--truncation {truncation}: it can be 0 to 1')
     if labels and not count:
         raise UserError(f'--labels: this {kind} was trained without classes')
     wrong = [label for label in labels or () if not 0 <= label < count]
