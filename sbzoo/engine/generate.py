@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sbzoo.data.images import ImageFolder, fit
+from sbzoo.data.latents import labels_of
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
@@ -67,12 +68,11 @@ def sample(
         UserError: Labels or options that the generator does not take.
     """
     _check_options(model, labels, options)
-    count = model.sampler.num_classes
-    cycle = labels or range(count)
+    classes = labels or range(model.sampler.num_classes)
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        chosen = [cycle[(seed - seeds[0]) % len(cycle)] for seed in chunk] if count else None
-        return model.sample(chunk, None if chosen is None else torch.tensor(chosen), **options)
+        chosen = labels_of((seed - seeds[0] for seed in chunk), classes)
+        return model.sample(chunk, chosen and torch.tensor(chosen), **options)
 
     return _in_batches(batch, seeds, model.sampler.image_size)
 
