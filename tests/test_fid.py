@@ -238,6 +238,7 @@ DIGITS = '--extractor', 'digits', '--json'
 def zoo(tmp_path_factory):
     """Cards of generators with random weights."""
     root = tmp_path_factory.mktemp('zoo')
+    torch.manual_seed(0)
     for name in GENERATORS:
         config = f'configs/{name}.py'
         model = MODELS.build(load_config(config).model)
@@ -263,7 +264,8 @@ def test_a_card_is_as_good_as_a_folder_of_its_samples(fid, zoo, tmp_path, monkey
     for index, image in enumerate(sbzoo.load(name).sample(num)):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(fake / f'{index:02}.png')
     expected = json.loads(fid(real, fake, *DIGITS)[1])
-    assert found['metrics'] == pytest.approx(expected['metrics'], rel=1e-6)
+    # A pixel may round to its neighbour in a batch of another size.
+    assert found['metrics'] == pytest.approx(expected['metrics'], rel=1e-5)
     assert found['protocol']['fake'] == f'card://{name}, 66 images'
 
 
