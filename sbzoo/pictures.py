@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from sbzoo.errors import UserError
 
@@ -63,6 +63,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image.convert('RGB')
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height that `to_rgb` gives, from the header alone."""
+    if image.format == 'TIFF':  # Pillow turns it by itself
+        return image.size
+    exif = Image.Image.getexif(image)  # a PNG's own method would decode it
+    lies = exif.get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn, mirrored or not
+    return image.size[::-1] if lies else image.size
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

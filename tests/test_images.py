@@ -261,6 +261,36 @@ def test_halves_of_a_file(root):
     assert (decode(back.source, 8)[0] == pixels[:, 8:]).all()
 
 
+@pytest.mark.parametrize('kind', ['png', 'jpg', 'tif'])
+@pytest.mark.parametrize(
+    ('orientation', 'turned'),
+    [
+        (1, lambda x: x),
+        (3, lambda x: x[::-1, ::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, np.rot90),
+        (8, lambda x: np.rot90(x, 3)),
+    ],
+)
+def test_halves_of_a_photograph_are_those_of_it_upright(root, kind, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.full((8, 16, 3), 20, dtype=np.uint8)
+    pixels[:, 8:] = 220
+    save(root / f'1.{kind}', turned(pixels), exif=exif)
+    pairs = read_pairs(root)
+    assert pairs.source.read_sizes() == pairs.target.read_sizes() == ((8, 8),)
+    for folder, value in ((pairs.source, 20), (pairs.target, 220)):
+        assert np.abs(decode(folder, 8).astype(int) - value).max() <= 3
+
+
+def test_sizes_need_no_pixels(root):
+    save(root / '1.png', noise(40, 80, 3))
+    content = (root / '1.png').read_bytes()
+    (root / '1.png').write_bytes(content[: len(content) // 2])
+    assert read_image_folder(root).read_sizes() == ((80, 40),)
+
+
 def test_two_folders_of_the_same_names(root):
     fill(root, 'A/x/1.png', 'A/2.png', 'B/2.bmp', 'B/x/1.bmp')
     pairs = read_pairs(root)

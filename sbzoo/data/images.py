@@ -19,9 +19,10 @@ from rich.progress import track
 
 from sbzoo.data.cache import cache_dir
 from sbzoo.errors import UserError
-from sbzoo.pictures import SHOWN, find_images, to_rgb
+from sbzoo.pictures import SHOWN, find_images, to_rgb, upright_size
 
 Size = tuple[int, int]  # width and height in pixels
+VERSION = 2  # of what is kept in the cache: one more where the same file becomes other pixels
 _Reader = Callable[..., Any]  # of an open image and the half of it
 
 
@@ -118,10 +119,12 @@ def decode(folder: ImageFolder, size: int) -> np.ndarray:
 
 
 def _key(folder: ImageFolder, size: int) -> str:
-    """A new version of Pillow may decode other pixels."""
+    """A new version of Pillow may decode other pixels, and so may ours."""
     stats = [(os.path.abspath(path), os.stat(path)) for path in folder.paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    return hashlib.sha256(repr((PIL.__version__, size, folder.half, files)).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((PIL.__version__, VERSION, size, folder.half, files)).encode()
+    ).hexdigest()
 
 
 def _write(file: Path, folder: ImageFolder, size: int) -> None:
@@ -172,14 +175,19 @@ def _try(read: _Reader, path: Path, half: str | None) -> tuple[Any, str | None]:
 
 
 def _header(image: Image.Image, half: str | None) -> Size:
-    if half and image.width % 2:
-        raise ValueError(f'its width of {image.width} is odd, so it is not two images side by side')
-    return (image.width // 2 if half else image.width), image.height
+    width, height = upright_size(image)
+    return _part(width, half), height
+
+
+def _part(width: int, half: str | None) -> int:
+    if half and width % 2:
+        raise ValueError(f'its width of {width} is odd, so it is not two images side by side')
+    return width // 2 if half else width
 
 
 def _square(image: Image.Image, half: str | None, size: int) -> np.ndarray:
-    width, height = _header(image, half)
     whole = to_rgb(image)
+    width, height = _part(whole.width, half), whole.height
     if half:
         left = width if half == 'right' else 0
         whole = whole.crop((left, 0, left + width, height))
