@@ -426,13 +426,14 @@ def test_targets_without_pairs_are_drawn_in_training_only(root):
     flat(root, 'trainB', 60)
     cfg = dict(type='UnpairedFolders', data_root=str(root), image_size=4)
     train, test = build(**cfg), build(**cfg, test_mode=True)
-    assert len(train) == len(test) == 60
-    assert values(train, 'source') == values(test, 'source') == [0, 1, 2, 3] * 15
-    assert values(test, 'target') == list(range(60))
+    assert len(train) == 60
+    assert values(train, 'source') == [0, 1, 2, 3] * 15
+    assert values(test, 'source') == values(test, 'target') == [0, 1, 2, 3]
     np.random.seed(0)
     first, second = values(train, 'target'), values(train, 'target')
     np.random.seed(0)
     assert values(train, 'target') == first != second
     assert 30 < len(set(first)) < 50  # 38 of 60 are expected, drawn with replacement
     back = build(**cfg, source='trainB', target='trainA', test_mode=True)
+    assert values(back, 'source') == list(range(60))
     assert values(back, 'target') == [0, 1, 2, 3] * 15
