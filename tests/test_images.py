@@ -241,7 +241,7 @@ def test_a_disk_that_is_full(root, tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     fill(root, 'a.png')
-    monkeypatch.setattr(module.os, 'replace', full)
+    monkeypatch.setattr('os.replace', full)
     with pytest.raises(OSError, match='No space'):
         decode(read_image_folder(root), 4)
     assert list((tmp_path / 'cache/decoded').iterdir()) == []

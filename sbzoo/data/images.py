@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rich.progress import track
 
 from sbzoo.data.cache import cache_dir
 from sbzoo.errors import UserError
+from sbzoo.files import replacing
 from sbzoo.pictures import SHOWN, find_images, to_rgb, upright_size
 
 Size = tuple[int, int]  # width and height in pixels
@@ -128,19 +128,13 @@ def _key(folder: ImageFolder, size: int) -> str:
 
 
 def _write(file: Path, folder: ImageFolder, size: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     shape = (folder.num_images, size, size, 3)
-    handle, scratch = tempfile.mkstemp(prefix='.', dir=file.parent)
-    try:
-        # Written, not mapped: a disk that is full is an error here, and a crash there.
-        with os.fdopen(handle, 'wb') as out:
-            header = dict(descr='|u1', fortran_order=False, shape=shape)
-            np.lib.format.write_array_header_1_0(out, header)
-            for pixels in _each(folder, 'decoding', partial(_square, size=size)):
-                out.write(pixels.tobytes())
-        os.replace(scratch, file)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    # Written, not mapped: a disk that is full is an error here, and a crash there.
+    with replacing(file) as out:
+        header = dict(descr='|u1', fortran_order=False, shape=shape)
+        np.lib.format.write_array_header_1_0(out, header)
+        for pixels in _each(folder, 'decoding', partial(_square, size=size)):
+            out.write(pixels.tobytes())
 
 
 def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,11 +20,11 @@ from sbzoo.data.latents import labels_of
 from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
+from sbzoo.files import new_folder, replacing
 from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
-from sbzoo.metrics.statistics import replacing
 from sbzoo.pictures import read_rgb
 
 PIXELS = 2**20  # of a batch that is generated at once
@@ -186,12 +184,7 @@ def _save_npz(images: np.ndarray, out: Path) -> Path:
 def _save_folder(images: Iterator[Tensor], out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'{out}: exists already; give a new folder, or a file.png or file.npz')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
-    try:
+    with new_folder(out) as folder:
         for index, image in enumerate(images):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(scratch / f'{index:06d}.png')
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{index:06d}.png')
     return out
