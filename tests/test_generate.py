@@ -2,6 +2,7 @@
 
 import math
 import runpy
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -125,6 +126,24 @@ def test_a_folder_is_translated_image_by_image(tmp_path):
     (tmp_path / '2.png').write_bytes(b'nothing')
     with pytest.raises(UserError, match=r'2\.png: cannot be read'):
         list(generate.translate(cyclegan, read_image_folder(tmp_path), 64))
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.PNG', 'a.tiff'])
+def test_pictures_of_other_kinds_are_no_folders(tmp_path, name):
+    with pytest.raises(UserError, match=rf'{name}: give a file.png, a file.npz, or a new folder'):
+        generate.save(iter([]), 0, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_read_once(tmp_path):
+    name = 'configs/dcgan_gn_b2.py'
+    weights = model('dcgan_gn_b2').state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'epoch_1.pth')
+    with mock.patch('torch.load', wraps=torch.load) as load:
+        loaded = generate.load_model(load_config(name), tmp_path)
+    assert load.call_count == 1
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value.cpu(), weights[key])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sbzoo.data.images import ImageFolder, fit
 from sbzoo.data.latents import labels_of
-from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
+from sbzoo.engine.checkpoints import check_weights, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, replacing
@@ -25,7 +25,7 @@ from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
-from sbzoo.pictures import read_rgb
+from sbzoo.pictures import EXTENSIONS, read_rgb
 
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
@@ -42,8 +42,9 @@ def load_model(cfg: Config, checkpoint: str | Path) -> AdversarialModel:
     model = MODELS.build(cfg.model)
     check_generates(cfg.filename, model)
     path = find_checkpoint(checkpoint)
-    check_fits(path, model)
-    model.load_state_dict(read_checkpoint(path)['state_dict'])
+    weights = read_checkpoint(path)['state_dict']
+    check_weights(path, weights, model)
+    model.load_state_dict(weights)
     return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 
 
@@ -165,13 +166,15 @@ def save(images: Iterator[Tensor], num: int, out: Path, columns: int = COLUMNS) 
     """Write images: a grid to `.png`, all to `.npz` ([N, H, W, 3]), or a PNG each to a folder.
 
     Raises:
-        UserError: The folder exists and is not empty.
+        UserError: The folder exists and is not empty, or it is named as a file of another kind.
     """
     images = track(images, 'images', total=num)
     if out.suffix == '.png':
         return save_png(image_grid(torch.stack(list(images)), columns), out)
     if out.suffix == '.npz':
         return _save_npz(np.stack([image.permute(1, 2, 0).numpy() for image in images]), out)
+    if out.suffix[1:].lower() in EXTENSIONS:
+        raise UserError(f'--out {out}: give a file.png, a file.npz, or a new folder')
     return _save_folder(images, out)
 
 
