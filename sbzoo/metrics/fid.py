@@ -68,13 +68,13 @@ def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15
 
 
 def small_sample(spec: str, *sets: FeatureStatistics) -> str | None:
-    """A warning where a set has fewer images than features have dimensions, or None."""
+    """A warning where a set has no more images than features have dimensions, or None."""
     n = min((s.n for s in sets if s.n is not None), default=None)
     d = sets[0].d
-    if n is None or n >= d:
+    if n is None or n > d:
         return None
     return (
         f'{distance_name(spec)} of {n:,} images: the covariance of {d:,} dimensions has rank '
-        f'{n - 1:,}, and the distance is far too large; give {d:,} images or more, or take the '
-        'kernel distance'
+        f'{n - 1:,}, and the distance is far too large; give more than {d:,} images, or take '
+        'the kernel distance'
     )
