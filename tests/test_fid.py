@@ -138,9 +138,9 @@ def test_statistics_files_go_both_ways(fid, folders, weights, tmp_path):
 
 
 def test_the_table_has_the_protocol_and_warns_of_few_images(fid, folders, weights):
-    status, out, _ = fid(*folders, '--weights', weights, '--dims', 192, '--kid', '--infinity')
+    status, out, _ = fid(*folders, '--weights', weights, '--dims', 192, '--kid')
     assert status == 0
-    for text in ('FD-inception-192 ', 'KID-inception-192-std', 'FD-inception-192-infinity'):
+    for text in ('FD-inception-192 ', 'KID-inception-192-std'):
         assert text in out
     assert 'FID ' not in out
     assert f'weights {inception.SHA256_PREFIX}, bilinear to 299 x 299' in out
@@ -158,6 +158,20 @@ def test_real_images_are_read_in_any_mode_size_and_depth_of_folders(tmp_path):
     assert len(files) == 7
     assert all(item['inputs'].shape[0] == 3 for item in files)
     assert files[0]['inputs'].dtype == torch.uint8
+
+
+def test_infinity_takes_enough_images_for_a_line(fid, tmp_path):
+    write_images(tmp_path / 'real', 30, size=32)
+    for count in (19, 20):
+        write_images(tmp_path / str(count), count, size=32, seed=1)
+    options = '--extractor', 'digits', '--infinity', '--json'
+    status, _, err = fid(tmp_path / 'real', tmp_path / '19', *options)
+    assert status == 1
+    assert '19 images: --infinity takes 20 generated ones or more' in err
+    status, out, _ = fid(tmp_path / 'real', tmp_path / '20', *options)
+    assert status == 0
+    found = json.loads(out)['metrics']
+    assert found['FD-digits-infinity'] < found['FD-digits']  # the bias is taken away
 
 
 def test_images_are_found_and_read_as_in_training(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sbzoo.errors import UserError
 from sbzoo.metrics.extractor import distance_name, kernel_name
 from sbzoo.metrics.features import Features
 from sbzoo.metrics.frechet import frechet_distance, frechet_infinity
@@ -13,6 +14,7 @@ from sbzoo.metrics.neighbours import K, neighbour_metrics
 from sbzoo.metrics.statistics import FeatureStatistics
 
 NEIGHBOURS = 'precision', 'recall', 'density', 'coverage'
+FEWEST_AT_INFINITY = 20  # the smallest subset, a tenth, is of two
 
 
 def distance(real: Features, fake: Features) -> float:
@@ -55,8 +57,13 @@ def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15
         fake: Features [N, d].
         points: Subsets, of N / 10 to N features, but of 2 d or more where N has so many twice:
             with fewer the bias is no line yet.
+
+    Raises:
+        UserError: There are fewer than `FEWEST_AT_INFINITY` fakes.
     """
     n, d = fake.shape
+    if n < FEWEST_AT_INFINITY:
+        raise UserError(f'{n} images: --infinity takes {FEWEST_AT_INFINITY} generated ones or more')
     fewest = max(n // 10, min(2 * d, n // 2), 2)
     generator = torch.Generator().manual_seed(0)
     distances = {}
