@@ -206,3 +206,7 @@ def test_warns_of_a_singular_covariance_with_its_rank():
     assert '500 images' in small_sample('inception', many, few)
     assert 'rank 499' in small_sample('inception', few, many)
     assert small_sample('inception', many, many) is None
+    few.n = 2048  # the mean takes one
+    assert 'rank 2,047, ' in small_sample('inception', few, many)
+    few.n = 2049
+    assert small_sample('inception', few, many) is None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS
 from torch import nn
 
 from sbzoo.engine.configs import load_config
@@ -75,6 +75,20 @@ def test_takes_a_step(path):
     spec = path.stem.split('_')[1]
     if spec in SPECS:
         assert specs(model.generator) == ({spec} - {'none'})
+
+
+def test_the_learning_rate_of_cyclegan_is_its_authors():
+    """Their rule: 1 - max(0, epoch - 100) / 101, of epochs from 1 to 200."""
+    cfg = load_config('configs/gan/cyclegan_horse2zebra_in_b1.py')
+    for player in ('generator', 'discriminator'):
+        (rule,) = cfg.param_scheduler[player]
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = PARAM_SCHEDULERS.build(dict(rule, optimizer=optimizer))
+        for epoch in range(1, cfg.train_cfg.max_epochs + 1):
+            expected = 1 - max(0, epoch - 100) / 101
+            assert optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-6)
+            optimizer.step()
+            scheduler.step()
 
 
 def test_norm_turns_the_generator_and_leaves_what_is_without():

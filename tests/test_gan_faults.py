@@ -95,12 +95,21 @@ def test_a_checkpoint_of_another_generator_is_refused(tmp_path):
         load_model(load_config('configs/sngan_gn_b2.py'), tmp_path)
 
 
-@pytest.mark.parametrize('spread', [0, 20])
-def test_a_collapsed_run_stops(tmp_path, monkeypatch, spread):
-    samples = [
-        BaseDataElement(fake_img=torch.full((3, 8, 8), 100 + spread * i, dtype=torch.uint8))
-        for i in range(4)
-    ]
+def grey(value: int) -> torch.Tensor:
+    return torch.full((3, 8, 8), value, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(('count', 'shown'), [(1, 1), (2, 1), (3, 1), (4, 2)])
+def test_few_translations_are_drawn_too(count, shown):
+    samples = [BaseDataElement(source_img=grey(i), fake_img=grey(100 + i)) for i in range(count)]
+    found = set(np.unique(generation.draw_samples(samples))) - {255}
+    assert found == {*range(shown), *range(100, 100 + shown)}
+
+
+@pytest.mark.parametrize(('count', 'spread'), [(4, 0), (4, 20), (1, 0)])
+@pytest.mark.filterwarnings('error:std')
+def test_a_collapsed_run_stops(tmp_path, monkeypatch, count, spread):
+    samples = [BaseDataElement(fake_img=grey(100 + spread * i)) for i in range(count)]
     monkeypatch.setattr(generation, 'first_samples', lambda *_: samples)
     runner = types.SimpleNamespace(
         model=torch.nn.Identity(),
@@ -112,7 +121,7 @@ def test_a_collapsed_run_stops(tmp_path, monkeypatch, spread):
     )
     (tmp_path / 'epoch_2.pth').touch()
     hook = generation.SamplesHook()
-    if spread:
+    if spread or count == 1:
         hook.after_val_epoch(runner)
     else:
         with pytest.raises(UserError, match=r'epoch 3: the generator has collapsed.*epoch_2\.pth'):

@@ -21,6 +21,7 @@ from sbzoo.gan.ema import RampUpEMA
 from sbzoo.gan.images import ImagePreprocessor, to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import CycleGAN, ImagePool, Pix2Pix
+from sbzoo.gan.translators import UnetGenerator
 
 SIZE = 8
 
@@ -221,6 +222,14 @@ def test_conditional_samples_follow_their_labels():
     assert {'loss_d', 'loss_g', 'D_real', 'D_fake'} <= log.keys()
 
 
+def test_labels_follow_the_model_to_its_device():
+    model = gan(num_classes=3).to('meta')
+    assert model.data_preprocessor.device == torch.device('meta')
+    images = model.sample([5, 6], labels=torch.tensor([1, 2]))
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert images.device == torch.device('meta')
+
+
 def test_pixels_come_back_as_they_went_in():
     batch = images(2)
     inputs = ImagePreprocessor()(dict(inputs=dict(source=batch)))['inputs']['source']
@@ -317,6 +326,30 @@ def test_the_pool_gives_back_what_it_was_given():
     again.load_state_dict(pool.state_dict())
     assert torch.equal(again.images, pool.images)
     assert again.filled == 4
+
+
+def test_a_pool_of_none_lets_all_through():
+    assert torch.equal(
+        ImagePool(0, 1)(torch.arange(6.0).view(2, 3, 1, 1)).flatten(), torch.arange(6.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ('build', 'message'),
+    [
+        (lambda: cyclegan(loss='relativistic'), "CycleGAN: loss='relativistic' compares"),
+        (
+            lambda: gan(penalties=[dict(type='r1', weight=1.0, interval=0)]),
+            'interval 0; it can be 1',
+        ),
+        (lambda: gan(ema=dict(ramp_up=0)), 'ramp_up 0; both have to be above 0'),
+        (lambda: gan(ema=dict(half_life=-1)), 'half_life -1, ramp_up'),
+        (lambda: UnetGenerator(num_downs=1), 'num_downs 1; it can be 2 or more'),
+    ],
+)
+def test_values_without_a_meaning_are_refused_when_built(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
 
 
 def test_a_translation_stands_beside_what_it_was_made_of():

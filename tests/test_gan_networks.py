@@ -234,6 +234,21 @@ def test_parameters_of_the_published_widths():
     assert parameters(type='SNGANDiscriminator') == 1_053_825
 
 
+def test_parameters_of_the_discriminator_of_sngans_authors():
+    """Of their `dis_models`: a block's first convolution keeps the channels, but for the stem's."""
+
+    def conv(before: int, after: int, side: int = 3) -> int:
+        return before * after * side**2 + after
+
+    expected = conv(3, 64) + conv(64, 64) + conv(3, 64, 1)
+    for before, after in ((64, 128), (128, 256), (256, 512), (512, 1024)):
+        expected += conv(before, before) + conv(before, after) + conv(before, after, 1)
+    expected += 1024 + 1
+    assert parameters(type='SNGANDiscriminator', image_size=64) == expected
+    expected += 2 * conv(1024, 1024)
+    assert parameters(type='SNGANDiscriminator', image_size=128) == expected
+
+
 def test_parameters_of_the_published_translators():
     """11.378, 54.414, 2.765 and 2.769 million are printed by the authors' code.
 

@@ -1,6 +1,8 @@
 """What tools/generate.py does, without a training before it."""
 
 import math
+import runpy
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from sbzoo.data.images import read_image_folder
 from sbzoo.engine import generate
 from sbzoo.engine.configs import load_config
 from sbzoo.errors import UserError
+from sbzoo.gan.blocks import ClassEmbedding
 from sbzoo.gan.images import to_uint8
 
 
@@ -22,7 +25,11 @@ def model(name: str):
 
 @pytest.fixture(scope='module')
 def sngan():
-    return model('sngan_gn_b2')
+    sngan = model('sngan_gn_b2')
+    for module in sngan.sampler.modules():
+        if isinstance(module, ClassEmbedding):  # all classes are alike before training
+            torch.nn.init.normal_(module.weight)
+    return sngan
 
 
 def test_slerp_is_the_rotation():
@@ -40,6 +47,24 @@ def test_an_interpolation_begins_and_ends_at_samples(sngan):
     for found, sample in ((walk[0], 0), (walk[3], 1), (walk[4], 1), (walk[7], 2)):
         assert (found.int() - expected[sample].int()).abs().max() <= 1
     assert not torch.equal(walk[1], walk[2])
+
+
+def test_an_interpolation_is_of_the_class_that_is_asked_for(sngan):
+    walk = list(generate.interpolate(sngan, [5, 6], steps=3, labels=[7]))
+    expected = to_uint8(sngan.sample([5, 6], torch.tensor([7, 7])))
+    other = to_uint8(sngan.sample([5, 6], torch.tensor([0, 0])))
+    for found, sample in ((walk[0], 0), (walk[2], 1)):
+        assert (found.int() - expected[sample].int()).abs().max() <= 1
+        assert (found.int() - other[sample].int()).abs().max() > 1
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [([99], '--labels 99: the classes are 0 to 9'), ([1, 2], '--labels 1 2: a walk is in one')],
+)
+def test_an_interpolation_takes_one_class_that_there_is(sngan, labels, message):
+    with pytest.raises(UserError, match=message):
+        next(generate.interpolate(sngan, [5, 6], 3, labels))
 
 
 def test_labels_go_round(sngan):
@@ -75,6 +100,8 @@ def test_memory_that_runs_out_halves_the_batch():
         ('sngan_gn_b2', [10], {}, 'the classes are 0 to 9'),
         ('dcgan_gn_b2', [1], {}, 'trained without classes'),
         ('dcgan_gn_b2', None, dict(truncation=0.5), 'DCGANGenerator takes none'),
+        ('stylegan2_b8', None, dict(truncation=7.0), '--truncation 7.0: it can be 0 to 1'),
+        ('stylegan2_b8', None, dict(truncation=-0.1), '--truncation -0.1: it can be 0 to 1'),
     ],
 )
 def test_what_a_generator_does_not_take_is_refused(name, labels, options, message):
@@ -99,6 +126,51 @@ def test_a_folder_is_translated_image_by_image(tmp_path):
     (tmp_path / '2.png').write_bytes(b'nothing')
     with pytest.raises(UserError, match=r'2\.png: cannot be read'):
         list(generate.translate(cyclegan, read_image_folder(tmp_path), 64))
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.PNG', 'a.tiff'])
+def test_pictures_of_other_kinds_are_no_folders(tmp_path, name):
+    with pytest.raises(UserError, match=rf'{name}: give a file.png, a file.npz, or a new folder'):
+        generate.save(iter([]), 0, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_read_once(tmp_path):
+    name = 'configs/dcgan_gn_b2.py'
+    weights = model('dcgan_gn_b2').state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'epoch_1.pth')
+    with mock.patch('torch.load', wraps=torch.load) as load:
+        loaded = generate.load_model(load_config(name), tmp_path)
+    assert load.call_count == 1
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value.cpu(), weights[key])
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        ['--num', 64],
+        ['--seed', 0],
+        ['--labels', 0],
+        ['--truncation', 1],
+        ['--interpolate', 3, '--num', 5],
+    ],
+    ids=lambda options: options[0],
+)
+def test_options_that_a_translation_has_no_use_for_are_refused(
+    tmp_path, monkeypatch, capsys, options
+):
+    config = 'configs/cyclegan_in_b1.py'
+    torch.save(dict(state_dict=model('cyclegan_in_b1').state_dict()), tmp_path / 'epoch_1.pth')
+    argv = ['generate.py', config, tmp_path, '--input', tmp_path / 'photographs', *options]
+    monkeypatch.setattr('sys.argv', list(map(str, argv)))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path('tools/generate.py', run_name='__main__')
+    assert end.value.code == 1
+    named = ' '.join(option for option in options[::-1] if str(option).startswith('--'))
+    assert capsys.readouterr().err == (
+        f'error: {named}: --input translates each image of its folder, once\n'
+    )
 
 
 def test_a_detector_generates_nothing(tmp_path):

@@ -13,9 +13,10 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from sbzoo.data import images as module
-from sbzoo.data.images import EXTENSIONS, decode, fit, read_image_folder, to_rgb
+from sbzoo.data.images import decode, fit, read_image_folder
 from sbzoo.data.pairs import read_domains, read_pairs
 from sbzoo.errors import UserError
+from sbzoo.pictures import EXTENSIONS, to_rgb
 
 FLIP = dict(type='mmengine.RandomFlip', prob=0.5)
 
@@ -240,7 +241,7 @@ def test_a_disk_that_is_full(root, tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     fill(root, 'a.png')
-    monkeypatch.setattr(module.os, 'replace', full)
+    monkeypatch.setattr('os.replace', full)
     with pytest.raises(OSError, match='No space'):
         decode(read_image_folder(root), 4)
     assert list((tmp_path / 'cache/decoded').iterdir()) == []
@@ -258,6 +259,36 @@ def test_halves_of_a_file(root):
     assert pairs.source.read_sizes() == ((8, 8),)
     back = read_pairs(root / 'train', 'B', 'A')
     assert (decode(back.source, 8)[0] == pixels[:, 8:]).all()
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpg', 'tif'])
+@pytest.mark.parametrize(
+    ('orientation', 'turned'),
+    [
+        (1, lambda x: x),
+        (3, lambda x: x[::-1, ::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, np.rot90),
+        (8, lambda x: np.rot90(x, 3)),
+    ],
+)
+def test_halves_of_a_photograph_are_those_of_it_upright(root, kind, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.full((8, 16, 3), 20, dtype=np.uint8)
+    pixels[:, 8:] = 220
+    save(root / f'1.{kind}', turned(pixels), exif=exif)
+    pairs = read_pairs(root)
+    assert pairs.source.read_sizes() == pairs.target.read_sizes() == ((8, 8),)
+    for folder, value in ((pairs.source, 20), (pairs.target, 220)):
+        assert np.abs(decode(folder, 8).astype(int) - value).max() <= 3
+
+
+def test_sizes_need_no_pixels(root):
+    save(root / '1.png', noise(40, 80, 3))
+    content = (root / '1.png').read_bytes()
+    (root / '1.png').write_bytes(content[: len(content) // 2])
+    assert read_image_folder(root).read_sizes() == ((80, 40),)
 
 
 def test_two_folders_of_the_same_names(root):
@@ -395,13 +426,14 @@ def test_targets_without_pairs_are_drawn_in_training_only(root):
     flat(root, 'trainB', 60)
     cfg = dict(type='UnpairedFolders', data_root=str(root), image_size=4)
     train, test = build(**cfg), build(**cfg, test_mode=True)
-    assert len(train) == len(test) == 60
-    assert values(train, 'source') == values(test, 'source') == [0, 1, 2, 3] * 15
-    assert values(test, 'target') == list(range(60))
+    assert len(train) == 60
+    assert values(train, 'source') == [0, 1, 2, 3] * 15
+    assert values(test, 'source') == values(test, 'target') == [0, 1, 2, 3]
     np.random.seed(0)
     first, second = values(train, 'target'), values(train, 'target')
     np.random.seed(0)
     assert values(train, 'target') == first != second
     assert 30 < len(set(first)) < 50  # 38 of 60 are expected, drawn with replacement
     back = build(**cfg, source='trainB', target='trainA', test_mode=True)
+    assert values(back, 'source') == list(range(60))
     assert values(back, 'target') == [0, 1, 2, 3] * 15

@@ -10,10 +10,14 @@ from contextlib import redirect_stdout
 from sbzoo.engine import cli
 
 EXAMPLES = r"""
-REAL and FAKE are folders (with all folders in them; any sizes and modes), .npz files of
-statistics in pytorch-fid's format, or card://NAME for samples of the generator of a model card. FID
-is biased by the number of images: compare figures of the same number alone. With fewer than a few
-thousand, read --kid instead.
+REAL and FAKE are folders, .npz files of statistics in pytorch-fid's format, or card://NAME for
+samples of the generator of a model card. FID is biased by the number of images: compare figures of
+the same number alone. With fewer than a few thousand, read --kid instead.
+
+Images are found and read as in training. On 8-bit RGB files in one folder that is what pytorch-fid
+does. Elsewhere it differs: it leaves out .gif, .PNG in capitals and the folders inside, turns no
+photograph upright by its EXIF, takes transparent pixels for opaque (here: on white) and clips 16
+bits to 8 (here: scaled).
 
 examples:
   python tools/fid.py photographs samples

@@ -25,6 +25,8 @@ examples:
 Image number i comes from seed SEED + i alone, so it is the same in any batch and on any device.
 """
 
+SAMPLING = 'num', 'seed', 'labels', 'truncation', 'interpolate'  # options of GANs alone
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -36,8 +38,8 @@ def parse_args() -> argparse.Namespace:
     add('config', nargs='?', help='a config file')
     add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
     add('--card', metavar='NAME', help='a model card instead; tools/cards.py lists them')
-    add('--num', type=cli.positive_int, default=64, metavar='N', help='how many (64)')
-    add('--seed', type=int, default=0, metavar='N', help='of the first image (0)')
+    add('--num', type=cli.positive_int, metavar='N', help='how many (64)')
+    add('--seed', type=int, metavar='N', help='of the first image (0)')
     add(
         '--out',
         type=Path,
@@ -50,7 +52,7 @@ def parse_args() -> argparse.Namespace:
         '--interpolate',
         type=cli.positive_int,
         metavar='STEPS',
-        help='walk from each of the NUM seeds to the next',
+        help='walk from each of the NUM seeds to the next, in one class',
     )
     add('--input', type=Path, metavar='DIR', help='translate the images of this folder')
     add('--debug', action='store_true', help='show tracebacks and warnings')
@@ -92,16 +94,20 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
 
     if isinstance(model, Translation) != bool(args.input):
         raise UserError('--input DIR is what a translation model needs, and a GAN cannot use')
+    given = [f'--{name}' for name in SAMPLING if getattr(args, name) is not None]
+    if args.input and given:
+        raise UserError(f'{" ".join(given)}: --input translates each image of its folder, once')
     if args.input:
         return translations(cfg, model, args.input)
     options = {} if args.truncation is None else dict(truncation=args.truncation)
-    seeds = range(args.seed, args.seed + args.num)
+    num, seed = args.num or 64, args.seed or 0
+    seeds = range(seed, seed + num)
     if not args.interpolate:
-        return generate.sample(model, seeds, args.labels, **options), args.num, generate.COLUMNS
-    if args.num < 2:
+        return generate.sample(model, seeds, args.labels, **options), num, generate.COLUMNS
+    if num < 2:
         raise UserError('--interpolate: give --num 2 or more, the images to walk between')
-    images = generate.interpolate(model, seeds, args.interpolate, **options)
-    return images, (args.num - 1) * args.interpolate, args.interpolate
+    images = generate.interpolate(model, seeds, args.interpolate, args.labels, **options)
+    return images, (num - 1) * args.interpolate, args.interpolate
 
 
 def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:

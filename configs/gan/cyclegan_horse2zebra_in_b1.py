@@ -18,8 +18,9 @@ optim_wrapper = dict(
     generator=dict(optimizer=dict(betas=(0.5, 0.999))),
     discriminator=dict(optimizer=dict(betas=(0.5, 0.999))),
 )
+# From epoch 101 on it falls by 1 / 101 each, so that epoch 200 still learns, as published.
 param_scheduler = {
-    player: [dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=100, end=200)]
+    player: [dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=99, end=201)]
     for player in ('generator', 'discriminator')
 }
 val_evaluator = dict(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+from sbzoo.files import new_folder
 
 
 def cache_dir() -> Path:
@@ -29,14 +29,8 @@ def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) ->
     """
     root = Path(root)
     if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-        try:
-            built = build(scratch)
-            _publish(scratch, root)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        if built != digest:
+        built = _build(root, build)
+        if built not in (None, digest):
             warnings.warn(
                 f'{root}: the installed scikit-learn, scikit-image or Pillow gives other pictures '
                 f'(sha256 {built}) than the published figures were measured on ({digest})',
@@ -45,9 +39,12 @@ def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) ->
     return root
 
 
-def _publish(scratch: Path, root: Path) -> None:
+def _build(root: Path, build: Callable[[Path], str]) -> str | None:
+    """The sha256 of what was built; None if another process was first, with the same bytes."""
     try:
-        scratch.rename(root)
+        with new_folder(root) as folder:
+            return build(folder)
     except OSError:
-        if not root.exists():  # else another process was first, with the same bytes
+        if not root.exists():
             raise
+    return None

@@ -184,8 +184,9 @@ class PairedFolders(_Translation):
 class UnpairedFolders(_Translation):
     """Two folders of images without pairs, such as CycleGAN's (Zhu et al. 2017, arXiv 1703.10593).
 
-    It is as long as the larger one, and begins the smaller one again. In training the target is
-    drawn at random, by NumPy's global generator; in `test_mode` both go by index.
+    In training it is as long as the larger one, begins the sources again, and draws the target at
+    random, by NumPy's global generator. In `test_mode` each source comes once, and the targets go
+    round.
 
     Args:
         data_root: Where the folders are.
@@ -207,7 +208,7 @@ class UnpairedFolders(_Translation):
         domains = read_domains(self.data_root, *self.names)
         self._decode(domains)
         paths = domains.source.paths
-        count = max(len(images) for images in self.images.values())
+        count = len(paths) if self.test_mode else max(map(len, self.images.values()))
         return [dict(img_path=str(paths[row % len(paths)]), row=row) for row in range(count)]
 
     def _rows(self, info: dict) -> dict[str, int]:

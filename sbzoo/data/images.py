@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,16 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from sbzoo.data.cache import cache_dir
 from sbzoo.errors import UserError
-
-EXTENSIONS = ('jpg', 'jpeg', 'png', 'bmp', 'webp', 'tif', 'tiff', 'ppm', 'pgm', 'gif')
-_SHOWN = 10
+from sbzoo.files import replacing
+from sbzoo.pictures import SHOWN, find_images, to_rgb, upright_size
 
 Size = tuple[int, int]  # width and height in pixels
+VERSION = 2  # of what is kept in the cache: one more where the same file becomes other pixels
 _Reader = Callable[..., Any]  # of an open image and the half of it
 
 
@@ -77,22 +76,8 @@ def read_image_folder(root: str | Path, labels: bool = False) -> ImageFolder:
         UserError: No such folder, no images in it or, with labels, images outside of sub-folders.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'{root}: {"not a folder" if root.exists() else "no such folder"}')
-    paths = tuple(sorted(_find(root)))
-    if not paths:
-        held = ', '.join(sorted(os.listdir(root))[:_SHOWN]) or 'nothing'
-        wanted = ', '.join(EXTENSIONS)
-        raise UserError(f'{root}: no images ({wanted}); the folder holds {held}')
+    paths = find_images(root)
     return ImageFolder(root, paths, _classes(root, paths) if labels else None)
-
-
-def _find(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        for name in files:
-            if name.lower().endswith(tuple(f'.{e}' for e in EXTENSIONS)) and name[0] != '.':
-                yield Path(folder, name)
 
 
 def _classes(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
@@ -108,8 +93,8 @@ def _classes(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 def listed(names: list[str], what: str) -> str:
     """The number of things and the names of the first."""
-    more = ', ...' * (len(names) > _SHOWN)
-    return f'{len(names)} {what}{"s" * (len(names) > 1)} ({", ".join(names[:_SHOWN])}{more})'
+    more = ', ...' * (len(names) > SHOWN)
+    return f'{len(names)} {what}{"s" * (len(names) > 1)} ({", ".join(names[:SHOWN])}{more})'
 
 
 def decode(folder: ImageFolder, size: int) -> np.ndarray:
@@ -134,26 +119,22 @@ def decode(folder: ImageFolder, size: int) -> np.ndarray:
 
 
 def _key(folder: ImageFolder, size: int) -> str:
-    """A new version of Pillow may decode other pixels."""
+    """A new version of Pillow may decode other pixels, and so may ours."""
     stats = [(os.path.abspath(path), os.stat(path)) for path in folder.paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    return hashlib.sha256(repr((PIL.__version__, size, folder.half, files)).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((PIL.__version__, VERSION, size, folder.half, files)).encode()
+    ).hexdigest()
 
 
 def _write(file: Path, folder: ImageFolder, size: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     shape = (folder.num_images, size, size, 3)
-    handle, scratch = tempfile.mkstemp(prefix='.', dir=file.parent)
-    try:
-        # Written, not mapped: a disk that is full is an error here, and a crash there.
-        with os.fdopen(handle, 'wb') as out:
-            header = dict(descr='|u1', fortran_order=False, shape=shape)
-            np.lib.format.write_array_header_1_0(out, header)
-            for pixels in _each(folder, 'decoding', partial(_square, size=size)):
-                out.write(pixels.tobytes())
-        os.replace(scratch, file)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    # Written, not mapped: a disk that is full is an error here, and a crash there.
+    with replacing(file) as out:
+        header = dict(descr='|u1', fortran_order=False, shape=shape)
+        np.lib.format.write_array_header_1_0(out, header)
+        for pixels in _each(folder, 'decoding', partial(_square, size=size)):
+            out.write(pixels.tobytes())
 
 
 def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
@@ -171,9 +152,9 @@ def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C and a full disk do not wait for the rest
     if faults:
-        more = [f'... and {len(faults) - _SHOWN} more'] * (len(faults) > _SHOWN)
+        more = [f'... and {len(faults) - SHOWN} more'] * (len(faults) > SHOWN)
         count = f'{len(faults)} of {folder.num_images} images cannot be read'
-        raise UserError('\n  '.join([f'{folder.root}: {count}', *faults[:_SHOWN], *more]))
+        raise UserError('\n  '.join([f'{folder.root}: {count}', *faults[:SHOWN], *more]))
 
 
 def _try(read: _Reader, path: Path, half: str | None) -> tuple[Any, str | None]:
@@ -188,38 +169,23 @@ def _try(read: _Reader, path: Path, half: str | None) -> tuple[Any, str | None]:
 
 
 def _header(image: Image.Image, half: str | None) -> Size:
-    if half and image.width % 2:
-        raise ValueError(f'its width of {image.width} is odd, so it is not two images side by side')
-    return (image.width // 2 if half else image.width), image.height
+    width, height = upright_size(image)
+    return _part(width, half), height
+
+
+def _part(width: int, half: str | None) -> int:
+    if half and width % 2:
+        raise ValueError(f'its width of {width} is odd, so it is not two images side by side')
+    return width // 2 if half else width
 
 
 def _square(image: Image.Image, half: str | None, size: int) -> np.ndarray:
-    width, height = _header(image, half)
     whole = to_rgb(image)
+    width, height = _part(whole.width, half), whole.height
     if half:
         left = width if half == 'right' else 0
         whole = whole.crop((left, 0, left + width, height))
     return np.asarray(fit(whole, size))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB: upright by its EXIF, on white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I'):
-        image = _eight_bits(image)
-    if image.mode == 'F':
-        raise ValueError('its pixels are floating-point numbers of no known range')
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image.convert('RGB')
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f'its grey values of {values.min()} to {values.max()} are not of 16 bits')
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
+
+
+def labels_of(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:
+    """The class of each image by its index: they go round; None where there are no classes."""
+    return [classes[index % len(classes)] for index in indices] if classes else None
 
 
 @DATASETS.register_module()
@@ -30,6 +37,6 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         sample = BaseDataElement()
-        if self.num_classes:
-            sample.set_data(dict(gt_label=index % self.num_classes))
+        if labels := labels_of([index], range(self.num_classes)):
+            sample.set_data(dict(gt_label=labels[0]))
         return dict(inputs=dict(seed=self.seed + index), data_samples=sample)

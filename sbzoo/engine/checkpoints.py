@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
+from sbzoo.files import replacing
 from sbzoo.norm.names import with_own_names
 
 
@@ -49,19 +48,9 @@ class AtomicBackend(LocalBackend):
     """The local disk, where a file appears under its name only when it is complete."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a temporary name beside `filepath`, then rename."""
-        filepath = Path(filepath)
-        filepath.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f'.{filepath.name}-', dir=filepath.parent)
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, filepath)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        """Write bytes by `replacing`."""
+        with replacing(filepath) as file:
+            file.write(obj)
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)

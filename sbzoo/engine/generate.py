@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +15,17 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 
-from sbzoo.data.images import ImageFolder, fit, to_rgb
-from sbzoo.engine.checkpoints import check_fits, find_checkpoint, read_checkpoint
+from sbzoo.data.images import ImageFolder, fit
+from sbzoo.data.latents import labels_of
+from sbzoo.engine.checkpoints import check_weights, find_checkpoint, read_checkpoint
 from sbzoo.engine.generation import image_grid, save_png
 from sbzoo.errors import UserError
+from sbzoo.files import new_folder, replacing
 from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
-from sbzoo.metrics.statistics import replacing
+from sbzoo.pictures import EXTENSIONS, read_rgb
 
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
@@ -42,8 +42,9 @@ def load_model(cfg: Config, checkpoint: str | Path) -> AdversarialModel:
     model = MODELS.build(cfg.model)
     check_generates(cfg.filename, model)
     path = find_checkpoint(checkpoint)
-    check_fits(path, model)
-    model.load_state_dict(read_checkpoint(path)['state_dict'])
+    weights = read_checkpoint(path)['state_dict']
+    check_weights(path, weights, model)
+    model.load_state_dict(weights)
     return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
 
 
@@ -66,12 +67,11 @@ def sample(
         UserError: Labels or options that the generator does not take.
     """
     _check_options(model, labels, options)
-    count = model.sampler.num_classes
-    cycle = labels or range(count)
+    classes = labels or range(model.sampler.num_classes)
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        chosen = [cycle[(seed - seeds[0]) % len(cycle)] for seed in chunk] if count else None
-        return model.sample(chunk, None if chosen is None else torch.tensor(chosen), **options)
+        chosen = labels_of((seed - seeds[0] for seed in chunk), classes)
+        return model.sample(chunk, chosen and torch.tensor(chosen), **options)
 
     return _in_batches(batch, seeds, model.sampler.image_size)
 
@@ -81,6 +81,9 @@ def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> N
     for name in options:
         if name not in inspect.signature(model.sampler.forward).parameters:
             raise UserError(f'--{name}: a {kind} takes none')
+    truncation = options.get('truncation', 1.0)
+    if not 0 <= truncation <= 1:
+        raise UserError(f'--truncation {truncation}: it can be 0 to 1')
     if labels and not count:
         raise UserError(f'--labels: this {kind} was trained without classes')
     wrong = [label for label in labels or () if not 0 <= label < count]
@@ -88,22 +91,33 @@ def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> N
         raise UserError(f'--labels {wrong[0]}: the classes are 0 to {count - 1}')
 
 
-def interpolate(model: GAN, seeds: Sequence[int], steps: int, **options: float) -> Iterator[Tensor]:
+def interpolate(
+    model: GAN,
+    seeds: Sequence[int],
+    steps: int,
+    labels: Sequence[int] | None = None,
+    **options: float,
+) -> Iterator[Tensor]:
     """Images on the way from the noise of each seed to that of the next, `steps` for each.
 
     Noise is interpolated on the sphere, where that of a normal distribution lies (Shoemake 1985;
-    White 2016, arXiv 1609.04468).
+    White 2016, arXiv 1609.04468). All are of one class, the first if there is no label.
+
+    Raises:
+        UserError: Labels or options that the generator does not take, or more than one label.
     """
-    _check_options(model, None, options)
+    _check_options(model, labels, options)
+    if labels and len(labels) > 1:
+        raise UserError(f'--labels {" ".join(map(str, labels))}: a walk is in one class; give one')
     ends = model.noise(seeds)
     fractions = torch.linspace(0, 1, steps).tolist()
     noise = torch.stack([slerp(a, b, t) for a, b in pairwise(ends) for t in fractions])
-    conditional = model.sampler.num_classes > 0
+    label = (labels or [0])[0] if model.sampler.num_classes else None
 
     @torch.no_grad()
     def batch(chunk: Sequence[int]) -> Tensor:
-        labels = noise.new_zeros(len(chunk), dtype=torch.long) if conditional else None
-        return model.sampler(noise[list(chunk)], labels, **options)
+        chosen = None if label is None else torch.full((len(chunk),), label, device=noise.device)
+        return model.sampler(noise[list(chunk)], chosen, **options)
 
     return _in_batches(batch, range(len(noise)), model.sampler.image_size)
 
@@ -122,19 +136,11 @@ def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Te
     """Translate the images of a folder, their central squares at `size` pixels."""
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        images = np.stack([np.asarray(_square(folder.paths[i], size)) for i in chunk])
+        images = np.stack([np.asarray(fit(read_rgb(folder.paths[i]), size)) for i in chunk])
         inputs = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
         return model.translate(inputs.to(model.data_preprocessor.device))
 
     return _in_batches(batch, range(folder.num_images), size)
-
-
-def _square(path: Path, size: int) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return fit(to_rgb(image), size)
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: cannot be read ({error})') from error
 
 
 def _in_batches(
@@ -160,13 +166,15 @@ def save(images: Iterator[Tensor], num: int, out: Path, columns: int = COLUMNS) 
     """Write images: a grid to `.png`, all to `.npz` ([N, H, W, 3]), or a PNG each to a folder.
 
     Raises:
-        UserError: The folder exists and is not empty.
+        UserError: The folder exists and is not empty, or it is named as a file of another kind.
     """
     images = track(images, 'images', total=num)
     if out.suffix == '.png':
         return save_png(image_grid(torch.stack(list(images)), columns), out)
     if out.suffix == '.npz':
         return _save_npz(np.stack([image.permute(1, 2, 0).numpy() for image in images]), out)
+    if out.suffix[1:].lower() in EXTENSIONS:
+        raise UserError(f'--out {out}: give a file.png, a file.npz, or a new folder')
     return _save_folder(images, out)
 
 
@@ -179,12 +187,7 @@ def _save_npz(images: np.ndarray, out: Path) -> Path:
 def _save_folder(images: Iterator[Tensor], out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'{out}: exists already; give a new folder, or a file.png or file.npz')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
-    try:
+    with new_folder(out) as folder:
         for index, image in enumerate(images):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(scratch / f'{index:06d}.png')
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{index:06d}.png')
     return out

@@ -53,8 +53,8 @@ class SamplesHook(Hook):
         grid = draw_samples(samples)
         save_png(grid, Path(runner.work_dir) / 'samples' / f'epoch_{runner.epoch}.png')
         runner.visualizer.add_image('samples', np.array(grid), step=runner.iter)
-        spread = torch.stack([s.fake_img for s in samples]).float().std(dim=0).mean()
-        if spread < 1:
+        spread = torch.stack([s.fake_img for s in samples]).float().std(dim=0, correction=0).mean()
+        if len(samples) > 1 and spread < 1:
             raise UserError(
                 f'epoch {runner.epoch}: the generator has collapsed, its {len(samples)} samples '
                 f'differ by {spread:.2g} of 255; {last_good_checkpoint(runner)}'
@@ -75,7 +75,7 @@ def draw_samples(samples: list[BaseDataElement], columns: int = 8) -> Image.Imag
     """A grid of samples; translations, fewer, between their source and, if there is one, target."""
     rows = [torch.cat([s.get(f) for f in FIELDS if f in s], dim=2) for s in samples]
     parts = rows[0].shape[2] // rows[0].shape[1]
-    return image_grid(torch.stack(rows[: len(rows) // parts]), columns // parts)
+    return image_grid(torch.stack(rows[: max(1, len(rows) // parts)]), columns // parts)
 
 
 def image_grid(images: Tensor, columns: int) -> Image.Image:

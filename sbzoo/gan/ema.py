@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from sbzoo.errors import UserError
+
 
 class RampUpEMA(AveragedModel):
     """Exponential moving average of a generator, over a span that grows as training goes on.
@@ -21,9 +23,16 @@ class RampUpEMA(AveragedModel):
         model: The generator; it is copied.
         half_life: In images.
         ramp_up: The largest half-life, as a fraction of the images seen.
+
+    Raises:
+        UserError: One of both is not positive.
     """
 
     def __init__(self, model: nn.Module, half_life: float = 10_000, ramp_up: float = 0.05) -> None:
+        if half_life <= 0 or ramp_up <= 0:
+            raise UserError(
+                f'ema: half_life {half_life}, ramp_up {ramp_up}; both have to be above 0'
+            )
         super().__init__(model, multi_avg_fn=self._blend, use_buffers=True)
         self.requires_grad_(False)
         self.half_life, self.ramp_up = half_life, ramp_up

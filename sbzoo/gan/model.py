@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel, Losses, as_samples, frozen, update
 from sbzoo.gan.augment import diff_augment
 from sbzoo.gan.ema import RampUpEMA
@@ -31,6 +32,8 @@ class Penalty:
 
     def __post_init__(self) -> None:
         gan_penalty(self.type)  # raises if unknown
+        if self.interval < 1:
+            raise UserError(f'penalty {self.type}: interval {self.interval}; it can be 1 or more')
 
 
 @MODELS.register_module()
@@ -52,7 +55,8 @@ class GAN(AdversarialModel):
         discriminator_steps: Steps of the discriminator for one of the generator.
 
     Raises:
-        UserError: Unknown loss, penalty or augmentation.
+        UserError: Unknown loss, penalty or augmentation, a penalty's interval below 1, or an `ema`
+            that averages over nothing.
     """
 
     def __init__(
@@ -173,11 +177,11 @@ class GAN(AdversarialModel):
 
         Args:
             seeds: N of them.
-            labels: [N], of a conditional generator.
+            labels: [N], of a conditional generator; on any device.
             options: What the generator takes beyond that, such as `truncation`.
         """
-        sampler = self.sampler.eval()
-        return sampler(self.noise(seeds), labels, **options)
+        sampler, noise = self.sampler.eval(), self.noise(seeds)
+        return sampler(noise, None if labels is None else labels.to(noise.device), **options)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """The noise [N, noise_size] of the seeds."""

@@ -162,14 +162,17 @@ class StemBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, and a shortcut; then the map is halved, or is not."""
+    """Norm, ReLU and convolution, twice, and a shortcut; then the map is halved, or is not.
+
+    As published, it is the second convolution that changes the channels.
+    """
 
     def __init__(self, before: int, after: int, norm: str, halve: bool) -> None:
         super().__init__()
         self.norm1 = norm_layer(norm, before)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.norm2 = norm_layer(norm, after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.conv1 = nn.Conv2d(before, before, 3, padding=1)
+        self.norm2 = norm_layer(norm, before)
+        self.conv2 = nn.Conv2d(before, after, 3, padding=1)
         projects = halve or before != after
         self.shortcut = nn.Conv2d(before, after, 1) if projects else nn.Identity()
         self.pool = nn.AvgPool2d(2) if halve else nn.Identity()

@@ -9,6 +9,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
+from sbzoo.errors import UserError
 from sbzoo.gan.adversarial import AdversarialModel, Losses, as_samples, frozen, update
 from sbzoo.gan.losses import gan_loss
 
@@ -95,7 +96,7 @@ class ImagePool(nn.Module):
     (Shrivastava et al. 2017, arXiv 1612.07828). It is part of the checkpoint, for an exact resume.
 
     Args:
-        size: How many images.
+        size: How many images; with 0 all go through.
         image_size: Their side in pixels.
     """
 
@@ -113,7 +114,7 @@ class ImagePool(nn.Module):
             self.images[self.filled] = image
             self.filled += 1
             return image
-        if torch.rand(()) < 0.5:
+        if not len(self.images) or torch.rand(()) < 0.5:
             return image
         index = int(torch.randint(len(self.images), ()))
         older = self.images[index].clone()
@@ -137,6 +138,9 @@ class CycleGAN(Translation):
         identity_weight: Weight of the mean absolute difference of what is in the right domain
             already; 0.5 of `cycle_weight` in the paper's examples.
         pool_size: Images that each discriminator remembers.
+
+    Raises:
+        UserError: Unknown loss, or one of pairs.
     """
 
     beside = ('source',)  # the target is another image
@@ -152,11 +156,15 @@ class CycleGAN(Translation):
         pool_size: int = 50,
     ) -> None:
         super().__init__()
+        self.loss = gan_loss(loss)
+        if self.loss.paired:
+            raise UserError(
+                f'CycleGAN: loss={loss!r} compares a fake with its real, and has no pairs'
+            )
         self.generator, self.inverse = MODELS.build(generator), MODELS.build(generator)
         self.discriminator = MODELS.build(discriminator)
         self.inverse_discriminator = MODELS.build(discriminator)
         self.pool, self.inverse_pool = (ImagePool(pool_size, image_size) for _ in range(2))
-        self.loss = gan_loss(loss)
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
 
     def players(self) -> dict[str, nn.Module]:

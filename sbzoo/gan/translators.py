@@ -133,7 +133,7 @@ class UnetGenerator(nn.Module):
         dropout: Of levels with eight times the channels, the innermost excepted.
 
     Raises:
-        UserError: Unknown norm, or images that cannot be halved as often.
+        UserError: Unknown norm, `num_downs` below 2, or images that cannot be halved as often.
     """
 
     def __init__(
@@ -144,6 +144,8 @@ class UnetGenerator(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if num_downs < 2:
+            raise UserError(f'UnetGenerator: num_downs {num_downs}; it can be 2 or more')
         self.num_downs = num_downs
         widths = [base_channels * min(2**level, 8) for level in range(num_downs)]
         level = None

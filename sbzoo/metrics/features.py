@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from sbzoo.errors import UserError
+from sbzoo.files import replacing
 from sbzoo.metrics.extractor import Extractor
 from sbzoo.metrics.image_files import ImageFiles
-from sbzoo.metrics.statistics import FeatureStatistics, replacing
+from sbzoo.metrics.statistics import FeatureStatistics
 
 BATCH = 50  # images
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sbzoo.errors import UserError
 from sbzoo.metrics.extractor import distance_name, kernel_name
 from sbzoo.metrics.features import Features
 from sbzoo.metrics.frechet import frechet_distance, frechet_infinity
-from sbzoo.metrics.kernel import kernel_distance
+from sbzoo.metrics.kernel import FEWEST, kernel_distance
+from sbzoo.metrics.neighbours import K, neighbour_metrics
 from sbzoo.metrics.statistics import FeatureStatistics
 
 NEIGHBOURS = 'precision', 'recall', 'density', 'coverage'
+FEWEST_AT_INFINITY = 20  # the smallest subset, a tenth, is of two
 
 
 def distance(real: Features, fake: Features) -> float:
@@ -31,6 +34,21 @@ def kernel(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
     return {kernel_name(spec): mean, f'{kernel_name(spec)}-std': spread}
 
 
+def of_each(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
+    """The metrics that take each feature; without those that `too_few` names."""
+    n = min(len(real), len(fake))
+    found = kernel(spec, real, fake) if n >= FEWEST else {}
+    return found | (neighbour_metrics(real, fake) if n > K else {})
+
+
+def too_few(spec: str, real: Tensor, fake: Tensor) -> str | None:
+    """Which metrics the smaller set has too few images for, or None."""
+    n = min(len(real), len(fake))
+    least = {kernel_name(spec): FEWEST, ', '.join(NEIGHBOURS): K + 1}
+    missing = [f'{name} (from {m} images on)' for name, m in least.items() if n < m]
+    return f'{n} images, so without {" and ".join(missing)}' if missing else None
+
+
 def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15) -> float:
     """The Frechet distance that ever more fakes would have, from subsets of those there are.
 
@@ -39,8 +57,13 @@ def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15
         fake: Features [N, d].
         points: Subsets, of N / 10 to N features, but of 2 d or more where N has so many twice:
             with fewer the bias is no line yet.
+
+    Raises:
+        UserError: There are fewer than `FEWEST_AT_INFINITY` fakes.
     """
     n, d = fake.shape
+    if n < FEWEST_AT_INFINITY:
+        raise UserError(f'{n} images: --infinity takes {FEWEST_AT_INFINITY} generated ones or more')
     fewest = max(n // 10, min(2 * d, n // 2), 2)
     generator = torch.Generator().manual_seed(0)
     distances = {}
@@ -52,13 +75,13 @@ def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15
 
 
 def small_sample(spec: str, *sets: FeatureStatistics) -> str | None:
-    """A warning where a set has fewer images than features have dimensions, or None."""
+    """A warning where a set has no more images than features have dimensions, or None."""
     n = min((s.n for s in sets if s.n is not None), default=None)
     d = sets[0].d
-    if n is None or n >= d:
+    if n is None or n > d:
         return None
     return (
         f'{distance_name(spec)} of {n:,} images: the covariance of {d:,} dimensions has rank '
-        f'{n - 1:,}, and the distance is far too large; give {d:,} images or more, or take the '
-        'kernel distance'
+        f'{n - 1:,}, and the distance is far too large; give more than {d:,} images, or take '
+        'the kernel distance'
     )

@@ -16,8 +16,7 @@ from mmengine.registry import METRICS
 from sbzoo.metrics.extractor import distance_name, kernel_name
 from sbzoo.metrics.extractors import build_extractor, canonical
 from sbzoo.metrics.features import Features, Source, measure_once, open_source
-from sbzoo.metrics.fid import NEIGHBOURS, distance, kernel, small_sample
-from sbzoo.metrics.neighbours import neighbour_metrics
+from sbzoo.metrics.fid import NEIGHBOURS, distance, of_each, small_sample, too_few
 from sbzoo.metrics.statistics import FeatureStatistics
 
 
@@ -26,7 +25,8 @@ class FrechetDistance(BaseMetric):
     """FID, KID, precision, recall, density and coverage, under the names of their extractor.
 
     It takes `fake_img`, uint8 RGB [3, H, W], of every data sample. With statistics as `real` there
-    is the Frechet distance alone, as the others need the features of each image.
+    is the Frechet distance alone, as the others need the features of each image. What there are too
+    few images for is left out, which the log says.
 
     Args:
         real: A folder, an .npz file of statistics, or the config of a data set whose items have
@@ -66,7 +66,7 @@ class FrechetDistance(BaseMetric):
         prefix: str | None = None,
         **_: Any,
     ) -> tuple[str, ...]:
-        """The names of the metrics of a config, without building anything."""
+        """The names of the metrics of a config, given images enough, without building anything."""
         name, kid = distance_name(canonical(extractor)), kernel_name(canonical(extractor))
         keys = [name]
         if isinstance(real, dict) or Path(real).suffix != '.npz':
@@ -100,20 +100,22 @@ class FrechetDistance(BaseMetric):
         real, between_real = self.reference
         spec = self.extractor.spec
         fake = Features.of(torch.stack([torch.as_tensor(row) for row in results]), spec)
-        self._say_once(real.statistics, fake.statistics)
+        self._say_once(real, fake)
         metrics = {distance_name(spec): distance(real, fake)}
         if real.each is not None:
-            metrics |= kernel(spec, real.each, fake.each) | neighbour_metrics(real.each, fake.each)
+            metrics |= of_each(spec, real.each, fake.each)
         if between_real is not None:
             metrics[f'{distance_name(spec)}-real'] = between_real
         return metrics
 
-    def _say_once(self, real: FeatureStatistics, fake: FeatureStatistics) -> None:
-        """The protocol, and a warning if there are too few images."""
+    def _say_once(self, real: Features, fake: Features) -> None:
+        """The protocol, and warnings if there are too few images."""
         if self.said:
             return
         self.said = True
-        spec, counts = self.extractor.spec, f'{real.n or "?"} real and {fake.n} generated images'
+        spec, sets = self.extractor.spec, (real.statistics, fake.statistics)
+        counts = f'{sets[0].n or "?"} real and {sets[1].n} generated images'
         print_log(f'{distance_name(spec)}: {counts}; {self.extractor.protocol}', 'current')
-        if warning := small_sample(spec, real, fake):
+        left_out = None if real.each is None else too_few(spec, real.each, fake.each)
+        for warning in filter(None, (small_sample(spec, *sets), left_out)):
             print_log(warning, 'current', logging.WARNING)

@@ -6,16 +6,16 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from sbzoo.errors import UserError
+from sbzoo.pictures import find_images, read_rgb
 
 
 class ImageFiles(Dataset):
-    """Every image in a folder and the folders in it, of any size and mode.
+    """Every image in a folder and the folders in it, of any size and mode, as training reads them.
 
     An item is `dict(inputs=uint8 RGB [3, H, W], img_path=...)`.
 
@@ -27,15 +27,10 @@ class ImageFiles(Dataset):
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise UserError(f'{root}: no such folder')
-        files = (path for path in self.root.rglob('*') if path.suffix.lower() in IMG_EXTENSIONS)
-        self.paths = sorted(path for path in files if path.is_file())
+        self.paths = find_images(Path(root))
         if len(self) < 2:
-            found = f'only one image, {self.paths[0].name}' if self.paths else 'no image'
-            kinds = ' '.join(IMG_EXTENSIONS)
-            raise UserError(f'{root}: {found}; a distance takes two or more ({kinds})')
+            name = self.paths[0].name
+            raise UserError(f'{root}: only one image, {name}; a distance takes two or more')
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,16 +42,12 @@ class ImageFiles(Dataset):
             UserError: It is broken.
         """
         path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert('RGB'))
-        except Exception as error:  # Pillow says in many ways that bytes make no image
-            raise UserError(f'{path}: not an image that can be read ({error})') from error
+        pixels = np.array(read_rgb(path))
         return dict(inputs=torch.from_numpy(pixels).permute(2, 0, 1), img_path=str(path))
 
     def digest(self) -> str:
         """The sha256 over the bytes of all files, which is sooner had than that of their pixels."""
-        digest = sha256()
+        digest = sha256(f'to_rgb, Pillow {PIL.__version__}'.encode())  # the reader of the bytes
         for path in self.paths:
             digest.update(sha256(path.read_bytes()).digest())
         return digest.hexdigest()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
+FEWEST = 4  # images of either set
+
 
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
@@ -24,11 +26,13 @@ def kernel_distance(
         Mean and standard deviation over the subsets; the mean of equal distributions is 0.
 
     Raises:
-        UserError: There are fewer than four of either.
+        UserError: There are fewer than `FEWEST` of either.
     """
+    if min(len(real), len(fake)) < FEWEST:
+        raise UserError(
+            f'a kernel distance of {len(real)} and {len(fake)} images; {FEWEST} are needed'
+        )
     size = min(size, len(real) // 2, len(fake) // 2)
-    if size < 2:
-        raise UserError(f'a kernel distance of {len(real)} and {len(fake)} images; 4 are needed')
     generator = torch.Generator().manual_seed(seed)
     values = torch.stack(
         [

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
+K = 5  # neighbours
 CHUNK = 1024  # features whose distances to all others are held at once
 
 
-def neighbour_metrics(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
+def neighbour_metrics(real: Tensor, fake: Tensor, k: int = K) -> dict[str, float]:
     """Precision and recall (1904.06991), density and coverage (2002.09797).
 
     A feature's ball reaches to its k-th nearest neighbour in its own set. Precision: the part of

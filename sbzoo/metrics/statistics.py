@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,6 +11,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from sbzoo.errors import UserError
+from sbzoo.files import replacing
 
 
 class FeatureStatistics:
@@ -132,21 +128,6 @@ class FeatureStatistics:
         self.mean, cov = torch.from_numpy(mean).double(), torch.from_numpy(cov).double()
         self.scatter = cov if self.n is None else cov * (self.n - 1)
         return self
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when it is complete, and not at all if that fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            yield file
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

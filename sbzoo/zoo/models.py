@@ -18,7 +18,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from PIL import Image
 from torch import Tensor, nn
 
-from sbzoo.data.images import fit, to_rgb
+from sbzoo.data.images import fit
 from sbzoo.engine.checkpoints import check_weights, read_checkpoint
 from sbzoo.engine.configs import load_config
 from sbzoo.engine.datasets import leaf
@@ -29,6 +29,7 @@ from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.norm.names import accept_published_names
+from sbzoo.pictures import to_rgb
 from sbzoo.zoo.cards import ROOT, Card, card
 from sbzoo.zoo.keymaps import GENERATOR, own_keys
 from sbzoo.zoo.store import CARD, fetch

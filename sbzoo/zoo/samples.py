@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.utils.data import Dataset
 
+from sbzoo.data.latents import labels_of
 from sbzoo.errors import UserError
 from sbzoo.metrics import features
 from sbzoo.zoo.models import Generator, load
@@ -43,8 +44,7 @@ class CardSamples(Dataset):
         start = index - index % BATCH
         if start != self._start:
             seeds = range(start, min(start + BATCH, self.num))
-            classes = self.generator.model.sampler.num_classes
-            labels = [seed % classes for seed in seeds] if classes else None
+            labels = labels_of(seeds, range(self.generator.model.sampler.num_classes))
             self._images = self.generator.sample(len(seeds), start, labels).cpu()
             self._start = start
         return dict(inputs=self._images[index - start])

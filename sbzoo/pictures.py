@@ -1,0 +1,81 @@
+"""Image files: where they are in a folder, and their pixels in RGB; in training and in FID."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from sbzoo.errors import UserError
+
+EXTENSIONS = ('jpg', 'jpeg', 'png', 'bmp', 'webp', 'tif', 'tiff', 'ppm', 'pgm', 'gif')
+SHOWN = 10  # names in a message
+
+
+def find_images(root: Path) -> tuple[Path, ...]:
+    """The images in a folder and all folders below, sorted; names with a dot first are left out.
+
+    Raises:
+        UserError: No such folder, or no images in it.
+    """
+    if not root.is_dir():
+        raise UserError(f'{root}: {"not a folder" if root.exists() else "no such folder"}')
+    paths = tuple(sorted(_find(root)))
+    if not paths:
+        held = ', '.join(sorted(os.listdir(root))[:SHOWN]) or 'nothing'
+        wanted = ', '.join(EXTENSIONS)
+        raise UserError(f'{root}: no images ({wanted}); the folder holds {held}')
+    return paths
+
+
+def _find(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        for name in files:
+            if name.lower().endswith(tuple(f'.{e}' for e in EXTENSIONS)) and name[0] != '.':
+                yield Path(folder, name)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The image of a file in RGB; see `to_rgb`.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except Exception as error:  # Pillow says in many ways that bytes make no image
+        raise UserError(f'{path}: cannot be read ({error})') from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB: upright by its EXIF, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I'):
+        image = _eight_bits(image)
+    if image.mode == 'F':
+        raise ValueError('its pixels are floating-point numbers of no known range')
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert('RGB')
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height that `to_rgb` gives, from the header alone."""
+    if image.format == 'TIFF':  # Pillow turns it by itself
+        return image.size
+    exif = Image.Image.getexif(image)  # a PNG's own method would decode it
+    lies = exif.get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn, mirrored or not
+    return image.size[::-1] if lies else image.size
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f'its grey values of {values.min()} to {values.max()} are not of 16 bits')
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
