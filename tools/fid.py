@@ -41,9 +41,9 @@ def parse_args() -> argparse.Namespace:
     add(
         '--num',
         type=cli.positive_int,
-        default=2048,
+        default=5000,
         metavar='N',
-        help='images of a card, from the seeds 0 to N - 1 (2048)',
+        help='images of a card, from the seeds 0 to N - 1 (5,000)',
     )
     add('--extractor', default='inception', metavar='NAME', help='inception, digits or timm:MODEL')
     add('--weights', metavar='FILE', help='of the extractor; else where they usually are')
