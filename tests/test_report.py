@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sbzoo
 from sbzoo import UserError
 from sbzoo.engine.configs import load_config
 from sbzoo.report import check, page, pictures, plots, tables
@@ -26,6 +27,7 @@ from sbzoo.zoo.cards import ROOT, Card, Result
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome', 'chrome-headless-shell')
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 TASK = 'object-detection'
+CONFIG = 'configs/retinanet_gn_b2.py'
 EVIL = '<script>alert("x")</script>'
 
 
@@ -464,14 +466,20 @@ def test_tolerance(stated, found, holds):
 
 
 def test_numbers_that_come_out_and_not(monkeypatch):
-    monkeypatch.setattr(check, 'evaluate', lambda card: {'box AP': 0.5, 'box AP50': 0.8})
-    card = Card('x', TASK, '', 'digits', results=(Result('box AP', 0.51, ''),))
+    monkeypatch.setattr(check, 'evaluate', lambda cfg, card: {'box AP': 0.5, 'box AP50': 0.8})
+    card = Card('x', TASK, '', 'digits', results=(Result('box AP', 0.51, ''),), config=CONFIG)
     assert check.check(card) == [check.Check('x', 'box AP', 0.51, 0.5)]
-    lost = Card('x', TASK, '', 'digits', results=(Result('FID', 3.0, ''),))
+    lost = dataclasses.replace(card, results=(Result('FID', 3.0, ''),))
     with pytest.raises(UserError, match=r'card x: FID is not evaluated, but box AP, box AP50'):
         check.check(lost)
     with pytest.raises(UserError, match='nothing to check'):
         check.checkable([card])
+
+
+@pytest.mark.parametrize('name', ['dcgan_in_b2', 'dcgan_gn_b2'])  # in one process
+def test_cards_are_evaluated(name):
+    for found in check.check(sbzoo.card(name)):
+        assert found.holds(0.02), found
 
 
 @pytest.fixture
@@ -500,10 +508,10 @@ def test_the_tool(tool, tmp_path, capsys):
 
 
 def test_the_tool_checks(tool, monkeypatch, capsys):
-    card = Card('x', TASK, '', 'digits', config='c', weights='w')
+    card = Card('x', TASK, '', 'digits', config=CONFIG, weights='w')
     card = dataclasses.replace(card, results=(Result('box AP', 0.51, ''),))
     monkeypatch.setattr('sbzoo.zoo.list_cards', lambda: [card])
-    monkeypatch.setattr(check, 'evaluate', lambda card: {'box AP': 0.5})
+    monkeypatch.setattr(check, 'evaluate', lambda cfg, card: {'box AP': 0.5})
     with pytest.raises(UserError, match=r'1 of 1 numbers differ by more than 0\.001'):
         tool('--check')
     assert 'DIFFERS' in capsys.readouterr().out

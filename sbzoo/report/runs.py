@@ -14,7 +14,8 @@ from sbzoo.bench.transfer import LABELS
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
-from sbzoo.zoo.publish import METRICS, norm_of, read_run
+from sbzoo.zoo.evaluation import METRICS, metric_name
+from sbzoo.zoo.publish import norm_of, read_run
 
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
 ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is
@@ -140,7 +141,7 @@ def _task(line: dict[str, Any]) -> str:
 
 
 def _metrics(metrics: dict[str, float]) -> list[tuple[str, float]]:
-    names = {k: METRICS.get(k, k.rpartition('/')[2]) for k in metrics}
+    names = {k: metric_name(k) for k in metrics}
     shown = (k for k in metrics if k in METRICS or not k.startswith('coco/'))
     return [(names[k], _finite(k, metrics[k])) for k in shown if not names[k].endswith(ASIDE)]
 

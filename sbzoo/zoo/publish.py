@@ -29,14 +29,13 @@ from sbzoo.errors import UserError
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
 from sbzoo.zoo.cards import FILE, ROOT, Card, Result
+from sbzoo.zoo.evaluation import METRICS, metric_name
 from sbzoo.zoo.keymaps import GENERATOR
 from sbzoo.zoo.page import page, picture_of
 
 WEIGHTS = 'model.safetensors'
 AVERAGED = 'generator_ema.module.'
 PICTURE_BYTES = 200_000
-# Of detectors; generators name their metrics themselves.
-METRICS = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP': 'mask AP'}
 
 
 class Run(NamedTuple):
@@ -205,7 +204,7 @@ def _results(runs: Sequence[Run]) -> Iterator[Result]:
         if key in METRICS or not key.startswith('coco/'):
             several = len(values) > 1
             yield Result(
-                METRICS.get(key, key.rpartition('/')[2]),
+                metric_name(key),
                 _rounded(value),
                 _protocol(runs[0], key),
                 mean=_rounded(statistics.mean(values)) if several else None,
