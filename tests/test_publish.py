@@ -15,6 +15,7 @@ from safetensors import safe_open
 import sbzoo
 from sbzoo import UserError
 from sbzoo.engine.configs import load_config
+from sbzoo.report.check import check
 from sbzoo.zoo import cards, published
 from sbzoo.zoo.cards import ROOT
 from sbzoo.zoo.page import page
@@ -62,12 +63,13 @@ def runs(tmp_path):
     ]
 
 
-def test_detector(runs, zoo):
+def test_detector(runs, zoo, monkeypatch):
+    monkeypatch.setattr('sbzoo.zoo.publish.evaluate', lambda cfg, card: {'box AP': 0.58219})
     card = publish(runs, half=True, limits=['It reads digits alone.'])
     assert card == sbzoo.card('retinanet_gn_b2')
     assert (card.norm, card.batch, card.seeds, card.data) == ('gn8', 2, (0, 1, 2), 'digits')
     (result,) = card.results  # sizes are left out
-    assert result.value == 0.5823  # of the weights, which are those of seed 0
+    assert result.value == 0.5822  # of the weights, which are those of seed 0
     assert result.mean == pytest.approx((0.6 + 0.58234 + 0.59) / 3, abs=5e-5)
     assert result.std == pytest.approx(np.std([0.6, 0.58234, 0.59], ddof=1), abs=5e-5)
     assert sorted(path.name for path in (zoo / card.name).iterdir()) == [
@@ -103,9 +105,23 @@ def test_the_averaged_generator_alone(tmp_path):
     )
     card = publish([run])
     assert (card.task, card.norm) == ('unconditional-image-generation', 'in')
-    assert [(r.metric, r.value) for r in card.results] == [('FD-digits', 74.03)]
+    assert [(r.metric, r.value) for r in card.results] == [('FD-digits', 74.0312)]
     loaded = sbzoo.load('dcgan_in_b2').model
     assert torch.equal(loaded.sample([3]).cpu(), model.sample([3]))
+
+
+def test_numbers_are_those_of_the_weights_that_are_kept(tmp_path):
+    state = MODELS.build(load_config(str(ROOT / 'configs/dcgan_in_b2.py')).model).state_dict()
+    metrics = {'FD-digits': 70.0, 'precision': 0.5}
+    runs = [make_run(tmp_path / f'{i}', 'dcgan_in_b2', i, metrics, state) for i in range(2)]
+    card = publish(runs, half=True)
+    assert card.results[0].value != 70.0
+    assert [result.mean for result in card.results] == [70.0, 0.5]  # of the runs
+    for found in check(card):
+        assert found.stated == round(found.found, 4)
+    text = (card.folder / 'README.md').read_text()
+    assert '| precision | half (vectors: single) |' in text
+    assert 'measured with them as they are kept.\nMean and standard deviation are of' in text
 
 
 def test_indices_and_pages_follow(runs, zoo):

@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('work_dirs', nargs='*', type=Path, metavar='WORK_DIR', help='of tools/train.py')
     add('--name', default='', help='of the card; that of the config by default')
-    add('--half', action='store_true', help='weights in half precision (test them again)')
+    add('--half', action='store_true', help='weights in half precision, and the numbers of these')
     add(
         '--limit',
         action='append',

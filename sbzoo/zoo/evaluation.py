@@ -29,6 +29,6 @@ def evaluate(cfg: Config, card: Card) -> dict[str, float]:
     # mmengine keeps visualizers by name, and so the folder of the card before
     cfg.visualizer.update(name=f'check {card.name}', vis_backends=[])
     with tempfile.TemporaryDirectory() as folder:
-        cfg.update(work_dir=folder, log_level='WARNING')
+        cfg.update(work_dir=folder, log_level='WARNING', launcher='none')
         _, metrics = test(cfg, card)
     return {metric_name(key): value for key, value in metrics.items()}

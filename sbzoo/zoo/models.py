@@ -178,7 +178,10 @@ def load_from_card(reference: str, map_location: str | None = None) -> dict:
     Raises:
         UserError: No such card, or its weights cannot be had.
     """
-    found = card(reference.removeprefix(CARD))
+    return _checkpoint(card(reference.removeprefix(CARD)))
+
+
+def _checkpoint(found: Card) -> dict:
     checkpoint = read_checkpoint(fetch(found.reference, found.sha256))
     return dict(checkpoint, state_dict=own_keys(found, checkpoint['state_dict']))
 
@@ -191,7 +194,7 @@ def load_weights(model: nn.Module, found: Card) -> None:
     Raises:
         UserError: They cannot be had, or are of another model.
     """
-    weights = load_from_card(f'{CARD}{found.name}')['state_dict']
+    weights = _checkpoint(found)['state_dict']
     part = sampling_part(model)
     if part is not model:
         weights = {key.removeprefix(GENERATOR): value for key, value in weights.items()}

@@ -8,6 +8,7 @@ import io
 import json
 import statistics
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from sbzoo.errors import UserError
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
 from sbzoo.zoo.cards import FILE, ROOT, Card, Result
-from sbzoo.zoo.evaluation import METRICS, metric_name
+from sbzoo.zoo.evaluation import METRICS, evaluate, metric_name
 from sbzoo.zoo.keymaps import GENERATOR
 from sbzoo.zoo.page import page, picture_of
 
@@ -56,7 +57,7 @@ def publish(
     Args:
         work_dirs: Of runs of one config that differ in their seed.
         name: Of the card; that of the config by default.
-        half: Keep weights of two dimensions and more in half precision.
+        half: Keep weights of two dimensions and more in half precision, and measure these.
         limits: Sentences on what the model does not do.
 
     Raises:
@@ -68,6 +69,8 @@ def publish(
     weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
     card = _card(runs, name, checkpoint['meta']['epoch'])
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
+    if half:
+        card = _measured(card, weights, runs[0].cfg)
     picture = picture_of(card.task)
     files = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
     for file, content in files.items():
@@ -97,6 +100,16 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
         training=f'{epochs} epochs, learning rate {_rates(result["lr"])}',
         license='apache-2.0',
     )
+
+
+def _measured(card: Card, weights: bytes, cfg: Config) -> Card:
+    """With the numbers of its own weights, which are no longer those of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(weights)
+        found = evaluate(cfg, replace(card, weights=str(path)))
+    results = (replace(result, value=_rounded(found[result.metric])) for result in card.results)
+    return replace(card, results=tuple(results), half=True)
 
 
 def _rates(lr: float | list[float]) -> str:
@@ -223,7 +236,7 @@ def _protocol(run: Run, key: str) -> str:
 
 
 def _rounded(value: float) -> float:
-    return round(value, 4 if abs(value) < 1 else 2)
+    return round(value, 4)  # finer than `tools/report.py --check` compares
 
 
 def small_png(path: Path) -> bytes:
