@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 
 from mmengine.config import Config
@@ -30,5 +31,14 @@ def evaluate(cfg: Config, card: Card) -> dict[str, float]:
     cfg.visualizer.update(name=f'check {card.name}', vis_backends=[])
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, log_level='WARNING', launcher='none')
-        _, metrics = test(cfg, card)
+        runner, metrics = test(cfg, card)
+        _close_log(runner.logger)
     return {metric_name(key): value for key, value in metrics.items()}
+
+
+def _close_log(logger: logging.Logger) -> None:
+    """Let go of files in a folder that goes, as mmengine goes on with the last logger."""
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler):
+            logger.removeHandler(handler)
+            handler.close()
