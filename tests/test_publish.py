@@ -15,6 +15,7 @@ from safetensors import safe_open
 import sbzoo
 from sbzoo import UserError
 from sbzoo.engine.configs import load_config
+from sbzoo.engine.result import data_name
 from sbzoo.report.check import check
 from sbzoo.zoo import cards, published
 from sbzoo.zoo.cards import ROOT
@@ -145,6 +146,8 @@ def edit(run, **values) -> None:
     [
         (dict(lr=0.1), r'lr is 0.1, in .* 0.02; a card is of runs that differ in their seed alone'),
         (dict(images_a_step=1), 'images_a_step is 1'),
+        (dict(epochs=4), 'epochs is 4'),
+        (dict(trained_on='faces'), 'trained_on is faces, in .* digits'),
         (dict(seed=0), 'seed 0: 2 of the runs have it'),
     ],
 )
@@ -155,11 +158,26 @@ def test_runs_that_do_not_belong_together(runs, zoo, values, message):
     assert not zoo.exists()
 
 
+def test_names_of_data():
+    def named(config: str, train: dict, test: dict) -> str:
+        cfg = load_config(str(ROOT / f'configs/{config}.py'))
+        for name, values in (('train', train), ('test', test)):
+            cfg[f'{name}_dataloader'].dataset = dict(type='X', **values)
+        return data_name(cfg)
+
+    assert data_name(load_config(str(ROOT / 'configs/dcgan_in_b2.py'))) == 'digits32'
+    pairs = [dict(data_root=f'data/shoes/{split}') for split in ('train', 'val')]
+    assert named('pix2pix_in_b1', *pairs) == 'shoes'
+    coco = [dict(data_root='', data_prefix=dict(img=f'/cars/{split}/')) for split in ('a', 'b')]
+    assert named('retinanet_gn_b2', *coco) == 'cars'
+    assert named('dcgan_in_b2', dict(data_root='data/cats/'), {}) == 'cats'
+
+
 def test_a_model_that_the_config_does_not_build(runs, zoo):
     path = runs[0] / 'retinanet_gn_b2.py'
     path.write_text(path.read_text().replace("spec='gn8'", "spec='gn4'"))
     with pytest.raises(UserError, match=r'its model is not that of .*needs a config of its own'):
-        publish(runs[:1])
+        publish(runs)
     assert not zoo.exists()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import html
 import io
 import json
+import logging
 import re
 import runpy
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 
 import sbzoo
@@ -162,6 +164,15 @@ def test_runs_of_another_protocol_stand_apart(tmp_path):
     assert [len(runs) for table in found.values() for runs in table.values()] == [2, 1, 1]
     labels = [label for table in found.values() for label, _ in table]
     assert labels[2].startswith('bn, statistics, weight and bias frozen')
+
+
+def test_runs_on_other_data_stand_apart(tmp_path):
+    lines = [gan('in', i, 1.0) | dict(trained_on=name) for i, name in enumerate(('cats', 'dogs'))]
+    found = experiments(read_results(write(tmp_path / 'x.jsonl', lines)))
+    assert [protocol for *_, protocol in found] == [
+        '3 epochs on cats; 299 samples',
+        '3 epochs on dogs; 299 samples',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -480,6 +491,8 @@ def test_numbers_that_come_out_and_not(monkeypatch):
 def test_cards_are_evaluated(name):
     for found in check.check(sbzoo.card(name)):
         assert found.holds(0.02), found
+    handlers = MMLogger.get_current_instance().handlers
+    assert not any(isinstance(handler, logging.FileHandler) for handler in handlers)
 
 
 @pytest.fixture

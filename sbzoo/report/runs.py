@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sbzoo.bench.transfer import LABELS
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
+from sbzoo.engine.result import SCHEDULE
 from sbzoo.errors import UserError
 from sbzoo.zoo.evaluation import METRICS, metric_name
 from sbzoo.zoo.publish import norm_of, read_run
@@ -120,7 +121,7 @@ def _parse(line: dict[str, Any], place: str, source: str) -> Run:
         batch=int(line['batch'] if start else line['images_a_step']),
         seed=int(line['seed']),
         protocol=_protocol(line),
-        schedule=(str(line['lr']), line['epochs'], line['devices'], line['accumulated']),
+        schedule=tuple(str(line[key]) for key in SCHEDULE),
         metrics=dict(_metrics(line['metrics'])),
         alphas={name: _finite(name, alpha) for name, alpha in line['alphas'].items()},
     )
@@ -129,8 +130,10 @@ def _parse(line: dict[str, Any], place: str, source: str) -> Run:
 def _protocol(line: dict[str, Any]) -> str:
     name, images = line['data']['name'], line['data']['images']
     tested = f'{images} samples' if name == GENERATED else f'{images} images of {name}'
+    trained_on = f' on {line["trained_on"]}' if 'trained_on' in line else ''  # not in old results
     course = 'From a trained batch norm detector, an epoch more'
-    return f'{course if "start" in line else str(line["epochs"]) + " epochs"}; {tested}'
+    course = course if 'start' in line else f'{line["epochs"]} epochs{trained_on}'
+    return f'{course}; {tested}'
 
 
 def _task(line: dict[str, Any]) -> str:

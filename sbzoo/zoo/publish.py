@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sbzoo.engine.checkpoints import AtomicBackend, find_checkpoint, read_checkpoint
 from sbzoo.engine.configs import load_config, typed_dicts
-from sbzoo.engine.datasets import leaf
+from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
 from sbzoo.gan.model import GAN
@@ -64,6 +64,8 @@ def publish(
         UserError: A run is not complete, or the runs are not of one config of the repository.
     """
     runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
+    for run in runs:
+        _kind(run)  # the model is that of the config
     _check_alike(runs)
     checkpoint = read_checkpoint(find_checkpoint(runs[0].folder))
     weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
@@ -83,7 +85,7 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
     """All but what the files say."""
     config, task = _kind(runs[0])
     result, cfg = runs[0].result, runs[0].cfg
-    norm, data, batch = norm_of(cfg.model), _data(cfg), result['images_a_step']
+    norm, data, batch = norm_of(cfg.model), data_name(cfg), result['images_a_step']
     return Card(
         name or config.stem,
         task,
@@ -127,13 +129,14 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         raise UserError(f'{path}: missing; tools/train.py writes it at the end of a run')
     result = json.loads(path.read_text())
-    return Run(Path(folder), result, load_config(str(Path(folder) / f'{result["config"]}.py')))
+    cfg = load_config(str(Path(folder) / f'{result["config"]}.py'))
+    return Run(Path(folder), dict(trained_on=data_name(cfg)) | result, cfg)
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        for key in ('config', 'images_a_step', 'devices', 'accumulated', 'lr', 'data'):
+        for key in ALIKE:
             if run.result[key] != first.result[key]:
                 raise UserError(
                     f'{run.folder}: {key} is {run.result[key]}, in {first.folder} '
@@ -204,11 +207,6 @@ def _spec(part: dict) -> str:
     own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
     named = layer and own.get(layer['type'], layer['type'].lower())
     return part['norm'] if isinstance(part.get('norm'), str) else named
-
-
-def _data(cfg: Config) -> str:
-    dataset = leaf(cfg.train_dataloader.dataset)
-    return dataset.get('name') or Path(dataset.get('data_root') or dataset.type).name
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
