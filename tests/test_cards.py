@@ -24,7 +24,7 @@ import sbzoo
 from sbzoo import UserError
 from sbzoo.backbones.preprocessing import Preprocessing, _given
 from sbzoo.engine.configs import load_config
-from sbzoo.zoo import cards, published
+from sbzoo.zoo import cards, models, published
 from sbzoo.zoo.cards import ROOT, Card, Result, parse
 from sbzoo.zoo.models import config_of
 from sbzoo.zoo.page import page
@@ -314,6 +314,16 @@ def test_translator(zoo):
     inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
     expected = (model.translate(inputs)[0] + 1) * 127.5
     torch.testing.assert_close(image.float(), expected.round().clamp(0, 255), atol=1, rtol=0)
+
+
+def test_a_card_is_not_tested_with_another_norm(monkeypatch):
+    monkeypatch.setattr(models, 'fetch', None)  # before any download
+    cfg = load_config(str(ROOT / 'configs/retinanet_ln_b1.py'))
+    message = 'card retinanet_gn_b2: its norm is gn8, and retinanet_ln_b1.py has ln'
+    with pytest.raises(UserError, match=message):
+        models.test(cfg, sbzoo.card('retinanet_gn_b2'))
+    with pytest.raises(UserError, match='a1h_in1k: image classification, no model that is tested'):
+        models.test(cfg, sbzoo.card('resnet50_gn.a1h_in1k'))
 
 
 # The tool

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbzoo.bench.transfer import LABELS
+from sbzoo.engine.configs import norm_of
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.result import SCHEDULE
 from sbzoo.errors import UserError
 from sbzoo.zoo.evaluation import METRICS, metric_name
-from sbzoo.zoo.publish import norm_of, read_run
+from sbzoo.zoo.publish import read_run
 
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
 ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is

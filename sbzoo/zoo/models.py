@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sbzoo.data.images import fit, to_rgb
 from sbzoo.engine.checkpoints import check_weights, read_checkpoint
-from sbzoo.engine.configs import load_config
+from sbzoo.engine.configs import load_config, norm_of
 from sbzoo.engine.datasets import leaf
 from sbzoo.engine.generate import sample
 from sbzoo.engine.unwrap import unwrapped
@@ -29,7 +29,7 @@ from sbzoo.gan.adversarial import AdversarialModel
 from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.norm.names import accept_published_names
-from sbzoo.zoo.cards import ROOT, Card, card
+from sbzoo.zoo.cards import ROOT, TASKS, Card, card
 from sbzoo.zoo.keymaps import GENERATOR, own_keys
 from sbzoo.zoo.store import CARD, fetch
 
@@ -207,12 +207,24 @@ def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
     """Evaluate the weights of a card by a config of its model, and return the runner too.
 
     Raises:
-        UserError: The weights cannot be had, or are of another model.
+        UserError: The card is of a backbone or of another norm, or the weights cannot be had, or
+            are of another model.
     """
+    _check_is_of(cfg, found)
     cfg.load_from, cfg.resume = None, False
     runner = Runner.from_cfg(cfg)
     load_weights(unwrapped(runner), found)
     return runner, runner.test()
+
+
+def _check_is_of(cfg: Config, found: Card) -> None:
+    """Check what the keys of the weights do not show: most norms have the same."""
+    if not found.config or found.task == 'image-classification':
+        raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
+    own, given = norm_of(config_of(found).model), norm_of(cfg.model)
+    if own != given:
+        name = Path(cfg.filename).name
+        raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
 
 
 def sampling_part(model: nn.Module) -> nn.Module:

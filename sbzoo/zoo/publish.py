@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
 import statistics
@@ -23,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sbzoo.engine.checkpoints import AtomicBackend, find_checkpoint, read_checkpoint
-from sbzoo.engine.configs import load_config, typed_dicts
+from sbzoo.engine.configs import load_config, norm_of
 from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
@@ -191,22 +190,6 @@ def _commit() -> str:
     command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def norm_of(model: Config) -> str:
-    """The spec that most parts of a model have; of an adversarial one, its generator's."""
-    if 'generator' in model:
-        default = inspect.signature(MODELS.get(model.generator.type)).parameters.get('norm')
-        return model.generator.get('norm') or (default.default if default else '')
-    specs = Counter(spec for part in typed_dicts(model) if (spec := _spec(part)))
-    return specs.most_common(1)[0][0] if specs else ''
-
-
-def _spec(part: dict) -> str:
-    layer = part.get('norm_cfg') or {}
-    own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
-    named = layer and own.get(layer['type'], layer['type'].lower())
-    return part['norm'] if isinstance(part.get('norm'), str) else named
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
