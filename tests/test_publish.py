@@ -181,6 +181,36 @@ def test_a_model_that_the_config_does_not_build(runs, zoo):
     assert not zoo.exists()
 
 
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('../x', r'\.\./x: no name of a card; give letters, digits and'),
+        ('me/mine', 'me/mine: no name of a card'),
+        ('..', 'no name of a card'),
+        ('retinanet_r50_fpn_1x_coco', 'a published checkpoint has this name'),
+    ],
+)
+def test_names_that_are_none(runs, zoo, name, message):
+    with pytest.raises(UserError, match=message):
+        publish(runs, name)
+    assert not zoo.exists()
+
+
+def test_a_card_is_replaced_if_that_is_said(runs):
+    first = publish(runs)
+    with pytest.raises(UserError, match='retinanet_gn_b2 is there already; give --replace or'):
+        publish(runs[:1])
+    assert sbzoo.card(first.name) == first
+    assert publish(runs[:1], overwrite=True) == sbzoo.card(first.name) != first
+
+
+def test_a_result_of_another_checkpoint(runs, zoo):
+    edit(runs[1], epochs=2)
+    with pytest.raises(UserError, match=r'epoch_3.pth: it is of epoch 3, and result.json .* of 2'):
+        publish(runs[1:2])
+    assert not zoo.exists()
+
+
 def test_runs_that_are_not_complete(runs, zoo):
     (runs[0] / 'detections.png').unlink()
     with pytest.raises(UserError, match=r'detections.png: missing'):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import statistics
 import subprocess
 import tempfile
@@ -32,10 +33,12 @@ from sbzoo.zoo.cards import FILE, ROOT, Card, Result
 from sbzoo.zoo.evaluation import METRICS, evaluate, metric_name
 from sbzoo.zoo.keymaps import GENERATOR
 from sbzoo.zoo.page import page, picture_of
+from sbzoo.zoo.published import published
 
 WEIGHTS = 'model.safetensors'
 AVERAGED = 'generator_ema.module.'
 PICTURE_BYTES = 200_000
+NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]*')  # of a card, and its folder
 
 
 class Run(NamedTuple):
@@ -47,7 +50,11 @@ class Run(NamedTuple):
 
 
 def publish(
-    work_dirs: Sequence[Path], name: str = '', half: bool = False, limits: Sequence[str] = ()
+    work_dirs: Sequence[Path],
+    name: str = '',
+    half: bool = False,
+    limits: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Card:
     """Write `model_cards/NAME/`: weights, picture, and the card with the results of all runs.
 
@@ -58,17 +65,20 @@ def publish(
         name: Of the card; that of the config by default.
         half: Keep weights of two dimensions and more in half precision, and measure these.
         limits: Sentences on what the model does not do.
+        overwrite: Put it in the place of a card of ours that has this name.
 
     Raises:
-        UserError: A run is not complete, or the runs are not of one config of the repository.
+        UserError: A run is not complete, the runs are not of one config of the repository, or the
+            name is none for a card or is taken.
     """
     runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
     for run in runs:
         _kind(run)  # the model is that of the config
     _check_alike(runs)
-    checkpoint = read_checkpoint(find_checkpoint(runs[0].folder))
+    checkpoint = _checkpoint(runs[0])
     weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
-    card = _card(runs, name, checkpoint['meta']['epoch'])
+    card = _card(runs, name)
+    _check_name(card, overwrite)
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
     if half:
         card = _measured(card, weights, runs[0].cfg)
@@ -80,7 +90,25 @@ def publish(
     return card
 
 
-def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
+def _checkpoint(run: Run) -> dict:
+    path = find_checkpoint(run.folder)
+    checkpoint = read_checkpoint(path)
+    epoch, measured = checkpoint['meta']['epoch'], run.result['epochs']
+    if epoch != measured:
+        raise UserError(f'{path}: it is of epoch {epoch}, and {RESULT} beside it of {measured}')
+    return checkpoint
+
+
+def _check_name(card: Card, overwrite: bool) -> None:
+    if not NAME.fullmatch(card.name):
+        raise UserError(f'{card.name}: no name of a card; give letters, digits and . _ + - alone')
+    if card.name in (other.name for other in published()):
+        raise UserError(f'{card.name}: a published checkpoint has this name; give --name another')
+    if card.folder.exists() and not overwrite:
+        raise UserError(f'{card.folder} is there already; give --replace or --name another')
+
+
+def _card(runs: Sequence[Run], name: str) -> Card:
     """All but what the files say."""
     config, task = _kind(runs[0])
     result, cfg = runs[0].result, runs[0].cfg
@@ -98,7 +126,7 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
         devices=result['devices'],
         accumulated=result['accumulated'],
         seeds=tuple(run.result['seed'] for run in runs),
-        training=f'{epochs} epochs, learning rate {_rates(result["lr"])}',
+        training=f'{result["epochs"]} epochs, learning rate {_rates(result["lr"])}',
         license='apache-2.0',
     )
 
