@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sbzoo import UserError
 from sbzoo.engine.checkpoints import read_checkpoint
 from sbzoo.zoo import download, fetch
-from sbzoo.zoo.store import address, cached
+from sbzoo.zoo.store import address, cached, local
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -349,6 +349,16 @@ def test_a_path(tmp_path):
 def test_references_that_are_none(reference, message):
     with pytest.raises(UserError, match=message):
         fetch(reference)
+
+
+def test_what_a_tool_is_given(server):
+    assert local('card://x') == 'card://x'
+    assert local('runs/here') == 'runs/here'
+    url = server.url('whole')
+    assert local(url) == str(cached(url))
+    assert cached(url).read_bytes() == BODY
+    with pytest.raises(UserError, match='no such checkpoint'):
+        read_checkpoint(url)  # not by mmengine, which would run code
 
 
 def test_hub_and_other_addresses_have_places_of_their_own(cache):

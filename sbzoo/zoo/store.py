@@ -55,6 +55,18 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
     return path
 
 
+def local(reference: str) -> str:
+    """What a tool is given as a checkpoint, on this machine if it is at an address.
+
+    Paths and `card://NAME`, whose keys are mapped as it is loaded, are left as they are.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    elsewhere = reference.startswith(('http://', 'https://', HUB))
+    return str(fetch(reference)) if elsewhere else reference
+
+
 def address(reference: str) -> str | None:
     """The URL of a reference, or None for a path.
 
