@@ -228,8 +228,9 @@ def test_detector(detector, zoo):
     loaded = sbzoo.load('tiny')
     assert not loaded.model.training
     found = loaded.predict('image.png', score=0)
-    again = loaded.predict(pixels, score=0)
-    torch.testing.assert_close(found.boxes, again.boxes)
+    for image in (pixels, Image.fromarray(pixels)):
+        again = loaded.predict(image, score=0)
+        torch.testing.assert_close(found.boxes, again.boxes)
     assert loaded.classes == tuple('0123456789')
     assert len(found) > 0
     first = str(found).splitlines()[0]
@@ -249,6 +250,22 @@ def test_pictures_that_are_none(detector, zoo, name):
     (zoo / 'text.png').write_text('no picture')
     with pytest.raises(UserError, match=f'{name}: (no such image|not an image)'):
         sbzoo.load('tiny').predict(name)
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'got'),
+    [
+        (np.zeros((80, 120), np.uint8), r'uint8 \[80, 120\]'),
+        (np.zeros((3, 80, 120), np.uint8), r'uint8 \[3, 80, 120\]'),
+        (np.zeros((80, 120, 4), np.uint8), r'uint8 \[80, 120, 4\]'),
+        (np.zeros((80, 120, 3)), r'float64 \[80, 120, 3\]'),
+        (torch.zeros(80, 120, 3), r'torch.float32 \[80, 120, 3\]'),
+        (None, r'NoneType \[\]'),
+    ],
+)
+def test_pixels_that_are_none(detector, pixels, got):
+    with pytest.raises(UserError, match=got + r' is no image: give .* uint8 \[H, W, 3\]'):
+        sbzoo.load('tiny').predict(pixels)
 
 
 def test_weights_of_another_model(detector, zoo):

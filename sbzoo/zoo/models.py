@@ -33,7 +33,7 @@ from sbzoo.zoo.cards import ROOT, TASKS, Card, card
 from sbzoo.zoo.keymaps import GENERATOR, own_keys
 from sbzoo.zoo.store import CARD, fetch
 
-Picture = str | Path | np.ndarray  # a file, or RGB pixels uint8 [H, W, 3]
+Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uint8 [H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Detector:
         """Find objects, by the test pipeline of the card's config.
 
         Args:
-            image: A file, or RGB pixels uint8 [H, W, 3].
+            image: A file, an image of Pillow, or RGB pixels uint8 [H, W, 3].
             score: Objects below this score are left out.
 
         Raises:
-            UserError: There is no such image.
+            UserError: There is no such image, or these are no such pixels.
         """
         with _scope_of(self.model.cfg):
             found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
@@ -123,12 +123,12 @@ class Translator:
     image_size: int
 
     def translate(self, image: Picture) -> Tensor:
-        """Translate a file, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
+        """Translate a file, a Pillow image, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
 
         Its central square is resized to S pixels.
 
         Raises:
-            UserError: There is no such image.
+            UserError: There is no such image, or these are no such pixels.
         """
         square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
@@ -242,7 +242,10 @@ def _classes(cfg: Config) -> tuple[str, ...]:
 
 def _bgr(image: Picture) -> np.ndarray:
     """Pixels [H, W, 3] as MMDetection loads them."""
-    if isinstance(image, np.ndarray):
+    if isinstance(image, Image.Image):
+        image = np.asarray(to_rgb(image))
+    if not isinstance(image, (str, Path)):
+        _check_pixels(image)
         return np.ascontiguousarray(image[..., ::-1])
     if not Path(image).is_file():
         raise UserError(f'{image}: no such image')
@@ -250,3 +253,9 @@ def _bgr(image: Picture) -> np.ndarray:
     if pixels is None:
         raise UserError(f'{image}: not an image that can be read')
     return pixels
+
+
+def _check_pixels(image: object) -> None:
+    kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', ()))
+    if not isinstance(image, np.ndarray) or kind != np.uint8 or shape[2:] != [3] or 0 in shape:
+        raise UserError(f'{kind} {shape} is no image: give a file, or RGB pixels uint8 [H, W, 3]')
