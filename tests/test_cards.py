@@ -352,7 +352,7 @@ def tool(monkeypatch, capsys):
 
     def call(*arguments: str) -> str:
         monkeypatch.chdir(ROOT)
-        monkeypatch.setenv('COLUMNS', '200')
+        monkeypatch.setenv('COLUMNS', '80')
         monkeypatch.setattr(sys, 'argv', ['cards.py', *arguments])
         with contextlib.suppress(SystemExit):
             runpy.run_path('tools/cards.py', run_name='__main__')
@@ -368,3 +368,13 @@ def test_tool_lists_and_shows(tool):
     assert 'COCO AP at IoU 0.50:0.95 by MMDetection' in tool('retinanet_r18_fpn_1x_coco')
     assert 'error: --norm gm: no card; there are norm: bn, ' in tool('--norm', 'gm')
     assert 'no such card; did you mean' in tool('retinanet_r18')
+    assert '![detections.png](detections.png)' in tool('retinanet_gn_b2')
+
+
+def test_ours_and_published_are_two_tables_of_80_columns(tool, monkeypatch):
+    shown = tool('--data', 'coco') + tool('--data', 'digits32')
+    assert 'published, not measured here' in shown.split('trained here')[0]
+    assert 'FD-digits' in shown.split('trained here')[1]
+    assert 'recall' not in shown  # one number a card
+    assert 'COCO AP at IoU' in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -132,6 +132,9 @@ def test_indices_and_pages_follow(runs, zoo):
     for card in listed:
         assert (zoo / card.name / 'README.md').read_text() == page(card)
     assert '[retinanet_gn_b2](retinanet_gn_b2/README.md)' in (zoo / 'README.md').read_text()
+    ours, theirs = (zoo / 'README.md').read_text().split('## Object detection: published')
+    assert '| box AP 0.5823 | COCO, 200 validation images of DigitScenes |' in ours
+    assert 'retinanet_gn_b2' not in theirs
     assert 'Name: retinanet_gn_b2' in (zoo / 'metafile.yml').read_text()
     assert (zoo.parent / 'model-index.yml').read_text() == 'Import:\n  - model_cards/metafile.yml\n'
 

@@ -104,6 +104,11 @@ class Card:
         return FOLDER / self.name
 
     @property
+    def headline(self) -> Result | None:
+        """The one number to list it by: cards begin with their AP, or their distance."""
+        return self.results[0] if self.results else None
+
+    @property
     def reference(self) -> str:
         """What `sbzoo.zoo.fetch` takes.
 
