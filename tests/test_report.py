@@ -162,6 +162,8 @@ def test_runs_of_another_protocol_stand_apart(tmp_path):
     lines = [line(), line(seed=1), line(epochs=12), line(start='frozen', norm='bn', batch=1)]
     found = experiments(read_results(write(tmp_path / 'x.jsonl', lines)))
     assert [len(runs) for table in found.values() for runs in table.values()] == [2, 1, 1]
+    *_, protocol = list(found)[2]
+    assert '0.001 an image of the batch; random weights have one epoch, with 0.01; 200' in protocol
     labels = [label for table in found.values() for label, _ in table]
     assert labels[2].startswith('bn, statistics, weight and bias frozen')
 
@@ -226,6 +228,9 @@ def test_tables_of_the_readme(tmp_path):
     (table,) = tables.of_readme('Speed', readme)
     assert (table.heads, table.note, cells(table)) == (('ms', 'a'), 'One core:', {'b': ('3.5',)})
     assert not list(tables.of_readme('Speed', tmp_path / 'none.md'))
+    table = '| a |\n|---|\n| b |'
+    readme.write_text(f'## Speed\n\n{table}\n\nMade by `x.py norm`. Commands:\n\n{table}\n')
+    assert [found.note for found in tables.of_readme('Speed', readme)] == ['', 'Commands:']
 
 
 def test_markdown_keeps_its_columns(material, tmp_path):

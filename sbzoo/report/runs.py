@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sbzoo.bench.transfer import LABELS
+from sbzoo.bench.transfer import LABELS, LR, SCRATCH_LR
 from sbzoo.engine.configs import norm_of
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
@@ -24,6 +24,10 @@ ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another 
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
 
 
+TRANSFER = (
+    'An epoch more from a trained batch norm detector, with learning rate '
+    f'{LR:g} an image of the batch; random weights have one epoch, with {SCRATCH_LR:g}'
+)
 VARIANTS = {'': ''} | {start: label.replace('`', '') for start, label in LABELS.items()}
 
 
@@ -132,8 +136,7 @@ def _protocol(line: dict[str, Any]) -> str:
     name, images = line['data']['name'], line['data']['images']
     tested = f'{images} samples' if name == GENERATED else f'{images} images of {name}'
     trained_on = f' on {line["trained_on"]}' if 'trained_on' in line else ''  # not in old results
-    course = 'From a trained batch norm detector, an epoch more'
-    course = course if 'start' in line else f'{line["epochs"]} epochs{trained_on}'
+    course = TRANSFER if 'start' in line else f'{line["epochs"]} epochs{trained_on}'
     return f'{course}; {tested}'
 
 

@@ -181,8 +181,13 @@ def of_readme(heading: str, path: Path = README) -> Iterator[Table]:
                 [_plain(c) for c in r.strip('|').split('|')] for r in block.splitlines()
             )
             yield Table(
-                heading, tuple(head), [tuple(map(Cell, row)) for row in rows], _plain(before)
+                heading, tuple(head), [tuple(map(Cell, row)) for row in rows], _note(before)
             )
+
+
+def _note(text: str) -> str:
+    """A paragraph without its first sentence where that is of the table before."""
+    return re.sub(r'^Made by .+?\. ', '', _plain(text))
 
 
 def _plain(text: str) -> str:
