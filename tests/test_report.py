@@ -113,6 +113,7 @@ def work_dir(folder: Path, result: dict) -> Path:
 def material(tmp_path_factory, results):
     box = Result('box AP', 0.5711, 'COCO, 200 images', mean=0.5678, std=0.0123)
     ours = Card('retinanet_ln_b2', TASK, 'Ours.', 'digits', results=(box,), norm='ln', batch=2)
+    ours = dataclasses.replace(ours, seeds=(0, 1, 2))
     box = Result('box AP', 40.2, 'COCO by |others|', 'val2017')
     facts = dict(source='https://example.com', norm='gn', batch=2, devices=8, memory=7.1)
     other = Card(f'theirs {EVIL}', TASK, 'Theirs.', 'coco', results=(box,), **facts)
@@ -197,7 +198,7 @@ def test_ours_and_published_are_two_tables(material, tmp_path):
     theirs = tables.theirs(TASK, material.cards, tmp_path)
     shown, published = cells(ours), cells(theirs)
     assert len(shown) == 6 + 1 + 1  # cells of the result file, of the work directories, the card
-    assert shown['retinanet_ln_b2'] == ('ln', '2', '0.5711 (0.5678 ± 0.0123)')
+    assert shown['retinanet_ln_b2'] == ('ln', '2', '0.5711 (seed 0); 0.5678 ± 0.0123')
     assert published == {f'theirs {EVIL}': ('gn', '2 x 8', '40.2', '7.1')}
     protocols = {row[0].text: row[0].note for row in (*ours.rows, *theirs.rows)}
     assert protocols['retinanet_ln_b2'].startswith('COCO, 200 images')
@@ -208,11 +209,16 @@ def test_ours_and_published_are_two_tables(material, tmp_path):
     assert protocols[f'theirs {EVIL}'] == 'COCO by |others|, val2017; coco'
 
 
-def test_a_card_takes_the_place_of_its_runs(results):
+def test_a_card_stands_beside_the_mean_of_its_runs(results, aps):
     found = experiments(read_results(results / 'digits.jsonl'))
-    card = Card('retinanet_gn_b16', TASK, '', 'digits')
+    box = Result('box AP', 0.5, 'COCO')
+    card = Card('retinanet_gn_b16', TASK, '', 'digits', results=(box,), seeds=(4,))
     table = tables.ours(TASK, [card], found, ROOT)
-    assert [row[0].text for row in table.rows].count('retinanet_gn_b16') == 1
+    assert [row[0].text for row in table.rows].count(card.name) == 1
+    mean = f'{np.mean(aps["gn", 16]):.3f} ± {np.std(aps["gn", 16], ddof=1):.3f}'
+    assert cells(table)[card.name][2] == f'0.5 (seed 4); {mean}'
+    (note,) = (row[0].note for row in table.rows if row[0].text == card.name)
+    assert note.endswith('deviation: 3 epochs; 200 images of DigitScenes; digits.jsonl; 3 seeds')
 
 
 def test_work_directories_know_their_norm(tmp_path):
@@ -382,7 +388,13 @@ def test_the_page_needs_nothing_else(written):
 def test_each_number_is_on_the_page(written, aps):
     for values in aps.values():
         assert written.count(f'{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}') >= 3
-    for number in ('1.625 ± 0.125', '0.0325 ± 0.0025', '0.5711 (0.5678 ± 0.0123)', '40.2', '7.1'):
+    for number in (
+        '1.625 ± 0.125',
+        '0.0325 ± 0.0025',
+        '0.5711 (seed 0); 0.5678 ± 0.0123',
+        '40.2',
+        '7.1',
+    ):
         assert number in written
     assert 'COCO by |others|, val2017' in written
 
