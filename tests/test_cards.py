@@ -24,7 +24,7 @@ import sbzoo
 from sbzoo import UserError
 from sbzoo.backbones.preprocessing import Preprocessing, _given
 from sbzoo.engine.configs import load_config
-from sbzoo.zoo import cards, published
+from sbzoo.zoo import cards, models, published
 from sbzoo.zoo.cards import ROOT, Card, Result, parse
 from sbzoo.zoo.models import config_of
 from sbzoo.zoo.page import page
@@ -228,8 +228,9 @@ def test_detector(detector, zoo):
     loaded = sbzoo.load('tiny')
     assert not loaded.model.training
     found = loaded.predict('image.png', score=0)
-    again = loaded.predict(pixels, score=0)
-    torch.testing.assert_close(found.boxes, again.boxes)
+    for image in (pixels, Image.fromarray(pixels)):
+        again = loaded.predict(image, score=0)
+        torch.testing.assert_close(found.boxes, again.boxes)
     assert loaded.classes == tuple('0123456789')
     assert len(found) > 0
     first = str(found).splitlines()[0]
@@ -249,6 +250,22 @@ def test_pictures_that_are_none(detector, zoo, name):
     (zoo / 'text.png').write_text('no picture')
     with pytest.raises(UserError, match=f'{name}: (no such image|not an image)'):
         sbzoo.load('tiny').predict(name)
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'got'),
+    [
+        (np.zeros((80, 120), np.uint8), r'uint8 \[80, 120\]'),
+        (np.zeros((3, 80, 120), np.uint8), r'uint8 \[3, 80, 120\]'),
+        (np.zeros((80, 120, 4), np.uint8), r'uint8 \[80, 120, 4\]'),
+        (np.zeros((80, 120, 3)), r'float64 \[80, 120, 3\]'),
+        (torch.zeros(80, 120, 3), r'torch.float32 \[80, 120, 3\]'),
+        (None, r'NoneType \[\]'),
+    ],
+)
+def test_pixels_that_are_none(detector, pixels, got):
+    with pytest.raises(UserError, match=got + r' is no image: give .* uint8 \[H, W, 3\]'):
+        sbzoo.load('tiny').predict(pixels)
 
 
 def test_weights_of_another_model(detector, zoo):
@@ -316,6 +333,16 @@ def test_translator(zoo):
     torch.testing.assert_close(image.float(), expected.round().clamp(0, 255), atol=1, rtol=0)
 
 
+def test_a_card_is_not_tested_with_another_norm(monkeypatch):
+    monkeypatch.setattr(models, 'fetch', None)  # before any download
+    cfg = load_config(str(ROOT / 'configs/retinanet_ln_b1.py'))
+    message = 'card retinanet_gn_b2: its norm is gn8, and retinanet_ln_b1.py has ln'
+    with pytest.raises(UserError, match=message):
+        models.test(cfg, sbzoo.card('retinanet_gn_b2'))
+    with pytest.raises(UserError, match='a1h_in1k: image classification, no model that is tested'):
+        models.test(cfg, sbzoo.card('resnet50_gn.a1h_in1k'))
+
+
 # The tool
 
 
@@ -325,7 +352,7 @@ def tool(monkeypatch, capsys):
 
     def call(*arguments: str) -> str:
         monkeypatch.chdir(ROOT)
-        monkeypatch.setenv('COLUMNS', '200')
+        monkeypatch.setenv('COLUMNS', '80')
         monkeypatch.setattr(sys, 'argv', ['cards.py', *arguments])
         with contextlib.suppress(SystemExit):
             runpy.run_path('tools/cards.py', run_name='__main__')
@@ -341,3 +368,13 @@ def test_tool_lists_and_shows(tool):
     assert 'COCO AP at IoU 0.50:0.95 by MMDetection' in tool('retinanet_r18_fpn_1x_coco')
     assert 'error: --norm gm: no card; there are norm: bn, ' in tool('--norm', 'gm')
     assert 'no such card; did you mean' in tool('retinanet_r18')
+    assert '![detections.png](detections.png)' in tool('retinanet_gn_b2')
+
+
+def test_ours_and_published_are_two_tables_of_80_columns(tool, monkeypatch):
+    shown = tool('--data', 'coco') + tool('--data', 'digits32')
+    assert 'published, not measured here' in shown.split('trained here')[0]
+    assert 'FD-digits' in shown.split('trained here')[1]
+    assert 'recall' not in shown  # one number a card
+    assert 'COCO AP at IoU' in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -1,5 +1,6 @@
 """A checkpoint with another norm, from the command line to the next training run."""
 
+import json
 import runpy
 import sys
 
@@ -48,6 +49,17 @@ def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
     changed = {k for k, v in converted.items() if not torch.equal(v, original[k])}
     assert all('bn' in k or 'downsample.1' in k for k in changed)
     assert bool(changed) == ('--images' in options)
+
+
+def test_checkpoints_by_reference(digits, tmp_path, monkeypatch, capsys):
+    reference, out = 'card://retinanet_bn_b2', tmp_path / 'gn8.pth'
+    run(monkeypatch, 'convert', BN, reference, '--norm', 'gn8', '--copy', '--out', out)
+    assert 'norm gn8: 38 layers turned' in capsys.readouterr().out
+    folder = tmp_path / 'run'
+    for given in (['test', BN, reference], ['train', BN, '--load-from', reference, '--lr', 1e-9]):
+        run(monkeypatch, *given, '--work-dir', folder)
+        metrics = json.loads((folder / 'result.json').read_text())['metrics']
+        assert metrics['coco/bbox_mAP'] > 0.5 * 2 / 200  # images; random weights have 0
 
 
 def test_the_command_that_is_printed_trains_on(checkpoint, tmp_path, monkeypatch, capsys):

@@ -15,6 +15,8 @@ from safetensors import safe_open
 import sbzoo
 from sbzoo import UserError
 from sbzoo.engine.configs import load_config
+from sbzoo.engine.result import data_name
+from sbzoo.report.check import check
 from sbzoo.zoo import cards, published
 from sbzoo.zoo.cards import ROOT
 from sbzoo.zoo.page import page
@@ -62,12 +64,13 @@ def runs(tmp_path):
     ]
 
 
-def test_detector(runs, zoo):
+def test_detector(runs, zoo, monkeypatch):
+    monkeypatch.setattr('sbzoo.zoo.publish.evaluate', lambda cfg, card: {'box AP': 0.58219})
     card = publish(runs, half=True, limits=['It reads digits alone.'])
     assert card == sbzoo.card('retinanet_gn_b2')
     assert (card.norm, card.batch, card.seeds, card.data) == ('gn8', 2, (0, 1, 2), 'digits')
     (result,) = card.results  # sizes are left out
-    assert result.value == 0.5823  # of the weights, which are those of seed 0
+    assert result.value == 0.5822  # of the weights, which are those of seed 0
     assert result.mean == pytest.approx((0.6 + 0.58234 + 0.59) / 3, abs=5e-5)
     assert result.std == pytest.approx(np.std([0.6, 0.58234, 0.59], ddof=1), abs=5e-5)
     assert sorted(path.name for path in (zoo / card.name).iterdir()) == [
@@ -103,9 +106,23 @@ def test_the_averaged_generator_alone(tmp_path):
     )
     card = publish([run])
     assert (card.task, card.norm) == ('unconditional-image-generation', 'in')
-    assert [(r.metric, r.value) for r in card.results] == [('FD-digits', 74.03)]
+    assert [(r.metric, r.value) for r in card.results] == [('FD-digits', 74.0312)]
     loaded = sbzoo.load('dcgan_in_b2').model
     assert torch.equal(loaded.sample([3]).cpu(), model.sample([3]))
+
+
+def test_numbers_are_those_of_the_weights_that_are_kept(tmp_path):
+    state = MODELS.build(load_config(str(ROOT / 'configs/dcgan_in_b2.py')).model).state_dict()
+    metrics = {'FD-digits': 70.0, 'precision': 0.5}
+    runs = [make_run(tmp_path / f'{i}', 'dcgan_in_b2', i, metrics, state) for i in range(2)]
+    card = publish(runs, half=True)
+    assert card.results[0].value != 70.0
+    assert [result.mean for result in card.results] == [70.0, 0.5]  # of the runs
+    for found in check(card):
+        assert found.stated == round(found.found, 4)
+    text = (card.folder / 'README.md').read_text()
+    assert '| precision | half (vectors: single) |' in text
+    assert 'measured with them as they are kept.\nMean and standard deviation are of' in text
 
 
 def test_indices_and_pages_follow(runs, zoo):
@@ -115,6 +132,9 @@ def test_indices_and_pages_follow(runs, zoo):
     for card in listed:
         assert (zoo / card.name / 'README.md').read_text() == page(card)
     assert '[retinanet_gn_b2](retinanet_gn_b2/README.md)' in (zoo / 'README.md').read_text()
+    ours, theirs = (zoo / 'README.md').read_text().split('## Object detection: published')
+    assert '| box AP 0.5823 | COCO, 200 validation images of DigitScenes |' in ours
+    assert 'retinanet_gn_b2' not in theirs
     assert 'Name: retinanet_gn_b2' in (zoo / 'metafile.yml').read_text()
     assert (zoo.parent / 'model-index.yml').read_text() == 'Import:\n  - model_cards/metafile.yml\n'
 
@@ -129,6 +149,8 @@ def edit(run, **values) -> None:
     [
         (dict(lr=0.1), r'lr is 0.1, in .* 0.02; a card is of runs that differ in their seed alone'),
         (dict(images_a_step=1), 'images_a_step is 1'),
+        (dict(epochs=4), 'epochs is 4'),
+        (dict(trained_on='faces'), 'trained_on is faces, in .* digits'),
         (dict(seed=0), 'seed 0: 2 of the runs have it'),
     ],
 )
@@ -139,11 +161,56 @@ def test_runs_that_do_not_belong_together(runs, zoo, values, message):
     assert not zoo.exists()
 
 
+def test_names_of_data():
+    def named(config: str, train: dict, test: dict) -> str:
+        cfg = load_config(str(ROOT / f'configs/{config}.py'))
+        for name, values in (('train', train), ('test', test)):
+            cfg[f'{name}_dataloader'].dataset = dict(type='X', **values)
+        return data_name(cfg)
+
+    assert data_name(load_config(str(ROOT / 'configs/dcgan_in_b2.py'))) == 'digits32'
+    pairs = [dict(data_root=f'data/shoes/{split}') for split in ('train', 'val')]
+    assert named('pix2pix_in_b1', *pairs) == 'shoes'
+    coco = [dict(data_root='', data_prefix=dict(img=f'/cars/{split}/')) for split in ('a', 'b')]
+    assert named('retinanet_gn_b2', *coco) == 'cars'
+    assert named('dcgan_in_b2', dict(data_root='data/cats/'), {}) == 'cats'
+
+
 def test_a_model_that_the_config_does_not_build(runs, zoo):
     path = runs[0] / 'retinanet_gn_b2.py'
     path.write_text(path.read_text().replace("spec='gn8'", "spec='gn4'"))
     with pytest.raises(UserError, match=r'its model is not that of .*needs a config of its own'):
+        publish(runs)
+    assert not zoo.exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('../x', r'\.\./x: no name of a card; give letters, digits and'),
+        ('me/mine', 'me/mine: no name of a card'),
+        ('..', 'no name of a card'),
+        ('retinanet_r50_fpn_1x_coco', 'a published checkpoint has this name'),
+    ],
+)
+def test_names_that_are_none(runs, zoo, name, message):
+    with pytest.raises(UserError, match=message):
+        publish(runs, name)
+    assert not zoo.exists()
+
+
+def test_a_card_is_replaced_if_that_is_said(runs):
+    first = publish(runs)
+    with pytest.raises(UserError, match='retinanet_gn_b2 is there already; give --replace or'):
         publish(runs[:1])
+    assert sbzoo.card(first.name) == first
+    assert publish(runs[:1], overwrite=True) == sbzoo.card(first.name) != first
+
+
+def test_a_result_of_another_checkpoint(runs, zoo):
+    edit(runs[1], epochs=2)
+    with pytest.raises(UserError, match=r'epoch_3.pth: it is of epoch 3, and result.json .* of 2'):
+        publish(runs[1:2])
     assert not zoo.exists()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import html
 import io
 import json
+import logging
 import re
 import runpy
 import shutil
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 
+import sbzoo
 from sbzoo import UserError
 from sbzoo.engine.configs import load_config
 from sbzoo.report import check, page, pictures, plots, tables
@@ -26,6 +29,7 @@ from sbzoo.zoo.cards import ROOT, Card, Result
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome', 'chrome-headless-shell')
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 TASK = 'object-detection'
+CONFIG = 'configs/retinanet_gn_b2.py'
 EVIL = '<script>alert("x")</script>'
 
 
@@ -109,6 +113,7 @@ def work_dir(folder: Path, result: dict) -> Path:
 def material(tmp_path_factory, results):
     box = Result('box AP', 0.5711, 'COCO, 200 images', mean=0.5678, std=0.0123)
     ours = Card('retinanet_ln_b2', TASK, 'Ours.', 'digits', results=(box,), norm='ln', batch=2)
+    ours = dataclasses.replace(ours, seeds=(0, 1, 2))
     box = Result('box AP', 40.2, 'COCO by |others|', 'val2017')
     facts = dict(source='https://example.com', norm='gn', batch=2, devices=8, memory=7.1)
     other = Card(f'theirs {EVIL}', TASK, 'Theirs.', 'coco', results=(box,), **facts)
@@ -158,8 +163,19 @@ def test_runs_of_another_protocol_stand_apart(tmp_path):
     lines = [line(), line(seed=1), line(epochs=12), line(start='frozen', norm='bn', batch=1)]
     found = experiments(read_results(write(tmp_path / 'x.jsonl', lines)))
     assert [len(runs) for table in found.values() for runs in table.values()] == [2, 1, 1]
+    *_, protocol = list(found)[2]
+    assert '0.001 an image of the batch; random weights have one epoch, with 0.01; 200' in protocol
     labels = [label for table in found.values() for label, _ in table]
     assert labels[2].startswith('bn, statistics, weight and bias frozen')
+
+
+def test_runs_on_other_data_stand_apart(tmp_path):
+    lines = [gan('in', i, 1.0) | dict(trained_on=name) for i, name in enumerate(('cats', 'dogs'))]
+    found = experiments(read_results(write(tmp_path / 'x.jsonl', lines)))
+    assert [protocol for *_, protocol in found] == [
+        '3 epochs on cats; 299 samples',
+        '3 epochs on dogs; 299 samples',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +198,7 @@ def test_ours_and_published_are_two_tables(material, tmp_path):
     theirs = tables.theirs(TASK, material.cards, tmp_path)
     shown, published = cells(ours), cells(theirs)
     assert len(shown) == 6 + 1 + 1  # cells of the result file, of the work directories, the card
-    assert shown['retinanet_ln_b2'] == ('ln', '2', '0.5711 (0.5678 ± 0.0123)')
+    assert shown['retinanet_ln_b2'] == ('ln', '2', '0.5711 (seed 0); 0.5678 ± 0.0123')
     assert published == {f'theirs {EVIL}': ('gn', '2 x 8', '40.2', '7.1')}
     protocols = {row[0].text: row[0].note for row in (*ours.rows, *theirs.rows)}
     assert protocols['retinanet_ln_b2'].startswith('COCO, 200 images')
@@ -193,11 +209,16 @@ def test_ours_and_published_are_two_tables(material, tmp_path):
     assert protocols[f'theirs {EVIL}'] == 'COCO by |others|, val2017; coco'
 
 
-def test_a_card_takes_the_place_of_its_runs(results):
+def test_a_card_stands_beside_the_mean_of_its_runs(results, aps):
     found = experiments(read_results(results / 'digits.jsonl'))
-    card = Card('retinanet_gn_b16', TASK, '', 'digits')
+    box = Result('box AP', 0.5, 'COCO')
+    card = Card('retinanet_gn_b16', TASK, '', 'digits', results=(box,), seeds=(4,))
     table = tables.ours(TASK, [card], found, ROOT)
-    assert [row[0].text for row in table.rows].count('retinanet_gn_b16') == 1
+    assert [row[0].text for row in table.rows].count(card.name) == 1
+    mean = f'{np.mean(aps["gn", 16]):.3f} ± {np.std(aps["gn", 16], ddof=1):.3f}'
+    assert cells(table)[card.name][2] == f'0.5 (seed 4); {mean}'
+    (note,) = (row[0].note for row in table.rows if row[0].text == card.name)
+    assert note.endswith('deviation: 3 epochs; 200 images of DigitScenes; digits.jsonl; 3 seeds')
 
 
 def test_work_directories_know_their_norm(tmp_path):
@@ -213,6 +234,9 @@ def test_tables_of_the_readme(tmp_path):
     (table,) = tables.of_readme('Speed', readme)
     assert (table.heads, table.note, cells(table)) == (('ms', 'a'), 'One core:', {'b': ('3.5',)})
     assert not list(tables.of_readme('Speed', tmp_path / 'none.md'))
+    table = '| a |\n|---|\n| b |'
+    readme.write_text(f'## Speed\n\n{table}\n\nMade by `x.py norm`. Commands:\n\n{table}\n')
+    assert [found.note for found in tables.of_readme('Speed', readme)] == ['', 'Commands:']
 
 
 def test_markdown_keeps_its_columns(material, tmp_path):
@@ -364,7 +388,13 @@ def test_the_page_needs_nothing_else(written):
 def test_each_number_is_on_the_page(written, aps):
     for values in aps.values():
         assert written.count(f'{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}') >= 3
-    for number in ('1.625 ± 0.125', '0.0325 ± 0.0025', '0.5711 (0.5678 ± 0.0123)', '40.2', '7.1'):
+    for number in (
+        '1.625 ± 0.125',
+        '0.0325 ± 0.0025',
+        '0.5711 (seed 0); 0.5678 ± 0.0123',
+        '40.2',
+        '7.1',
+    ):
         assert number in written
     assert 'COCO by |others|, val2017' in written
 
@@ -464,14 +494,22 @@ def test_tolerance(stated, found, holds):
 
 
 def test_numbers_that_come_out_and_not(monkeypatch):
-    monkeypatch.setattr(check, 'evaluate', lambda card: {'box AP': 0.5, 'box AP50': 0.8})
-    card = Card('x', TASK, '', 'digits', results=(Result('box AP', 0.51, ''),))
+    monkeypatch.setattr(check, 'evaluate', lambda cfg, card: {'box AP': 0.5, 'box AP50': 0.8})
+    card = Card('x', TASK, '', 'digits', results=(Result('box AP', 0.51, ''),), config=CONFIG)
     assert check.check(card) == [check.Check('x', 'box AP', 0.51, 0.5)]
-    lost = Card('x', TASK, '', 'digits', results=(Result('FID', 3.0, ''),))
+    lost = dataclasses.replace(card, results=(Result('FID', 3.0, ''),))
     with pytest.raises(UserError, match=r'card x: FID is not evaluated, but box AP, box AP50'):
         check.check(lost)
     with pytest.raises(UserError, match='nothing to check'):
         check.checkable([card])
+
+
+@pytest.mark.parametrize('name', ['dcgan_in_b2', 'dcgan_gn_b2'])  # in one process
+def test_cards_are_evaluated(name):
+    for found in check.check(sbzoo.card(name)):
+        assert found.holds(0.02), found
+    handlers = MMLogger.get_current_instance().handlers
+    assert not any(isinstance(handler, logging.FileHandler) for handler in handlers)
 
 
 @pytest.fixture
@@ -500,10 +538,10 @@ def test_the_tool(tool, tmp_path, capsys):
 
 
 def test_the_tool_checks(tool, monkeypatch, capsys):
-    card = Card('x', TASK, '', 'digits', config='c', weights='w')
+    card = Card('x', TASK, '', 'digits', config=CONFIG, weights='w')
     card = dataclasses.replace(card, results=(Result('box AP', 0.51, ''),))
     monkeypatch.setattr('sbzoo.zoo.list_cards', lambda: [card])
-    monkeypatch.setattr(check, 'evaluate', lambda card: {'box AP': 0.5})
+    monkeypatch.setattr(check, 'evaluate', lambda cfg, card: {'box AP': 0.5})
     with pytest.raises(UserError, match=r'1 of 1 numbers differ by more than 0\.001'):
         tool('--check')
     assert 'DIFFERS' in capsys.readouterr().out

@@ -42,7 +42,7 @@ def test_runs_of_the_transfer_are_of_one_protocol():
     assert {r['data']['images'] for r in runs} == {200}
     for run in (r for r in runs if r['batch']):
         assert (run['epochs'], run['images_a_step']) == (1, run['batch'])
-        lr = 0.01 if run['start'] == 'scratch' else transfer.LR
+        lr = transfer.SCRATCH_LR if run['start'] == 'scratch' else transfer.LR
         assert run['lr'] / run['batch'] == pytest.approx(lr)
     names = [(r['norm'], r['start'], r['batch'], r['seed']) for r in runs]
     assert len(names) == len(set(names))

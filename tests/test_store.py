@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from sbzoo import UserError
 from sbzoo.engine.checkpoints import read_checkpoint
-from sbzoo.zoo import download, fetch
-from sbzoo.zoo.store import address, cached
+from sbzoo.zoo import download, fetch, store
+from sbzoo.zoo.store import address, cached, local
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -142,6 +142,13 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(0.2)
         self.whole()
 
+    def page(self) -> None:
+        self.whole(b'\n<!DOCTYPE html><title>Log in</title>')
+
+    def do_CONNECT(self) -> None:
+        self.server.requests['CONNECT'] += 1
+        self.status(403)
+
     def pickled_code(self) -> None:
         class Attack:
             def __reduce__(self):
@@ -262,6 +269,37 @@ def test_damage_in_the_cache(server, capsys):
     assert server.requests['/whole/model.pth'] == 2
 
 
+def test_a_mistyped_hash_costs_no_file(server, capsys):
+    path = fetch(server.url('whole'), SHA256)
+    with pytest.raises(UserError, match=f'wrong sha256, want {"0" * 64}'):
+        fetch(server.url('whole'), '0' * 64)
+    assert path.read_bytes() == BODY
+    assert fetch(server.url('whole'), SHA256.upper()) == path
+    assert server.requests['/whole/model.pth'] == 2
+
+
+def test_a_page_is_no_file(server, cache):
+    with pytest.raises(UserError, match=r'page/model.pth: a web page came, perhaps to log in'):
+        fetch(server.url('page'))
+    assert kept(cache) == list(cache.rglob('*.part')) == []
+
+
+def test_a_cache_that_can_only_be_read(server, monkeypatch):
+    path = fetch(server.url('whole'), SHA256)
+    monkeypatch.setattr(store, '_alone', None)  # which writes a lock
+    assert fetch(server.url('whole'), SHA256) == path
+
+
+def test_a_proxy_that_refuses(server, monkeypatch):
+    monkeypatch.setattr('urllib.request._opener', None)  # which knows the proxies of its start
+    monkeypatch.setenv('no_proxy', '')
+    monkeypatch.setenv('https_proxy', f'http://127.0.0.1:{server.server_port}')
+    url = 'https://host.example/model.pth'
+    with pytest.raises(UserError, match=r'cannot be reached \(.*403.*put it at .*/model.pth'):
+        fetch(url, SHA256)
+    assert server.requests['CONNECT'] == 1
+
+
 def test_offline(cache):
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))
@@ -349,6 +387,16 @@ def test_a_path(tmp_path):
 def test_references_that_are_none(reference, message):
     with pytest.raises(UserError, match=message):
         fetch(reference)
+
+
+def test_what_a_tool_is_given(server):
+    assert local('card://x') == 'card://x'
+    assert local('runs/here') == 'runs/here'
+    url = server.url('whole')
+    assert local(url) == str(cached(url))
+    assert cached(url).read_bytes() == BODY
+    with pytest.raises(UserError, match='no such checkpoint'):
+        read_checkpoint(url)  # not by mmengine, which would run code
 
 
 def test_hub_and_other_addresses_have_places_of_their_own(cache):

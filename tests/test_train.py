@@ -86,6 +86,7 @@ def test_result_carries_its_protocol(trained):
     result = json.loads((trained[0] / 'result.json').read_text())
     assert (result['seed'], result['epochs'], result['images_a_step']) == (0, 2, 2)
     assert result['data'] == dict(name='DigitScenes', images=4)
+    assert result['trained_on'] == 'digits'
     assert set(result['metrics']) >= {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
     assert result['noise_scale'] is None  # not asked for
     assert len(result['alphas']) == 20 + 6 + 12  # backbone, neck, head

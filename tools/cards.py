@@ -4,6 +4,7 @@
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from sbzoo.engine import cli
@@ -41,10 +42,9 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.errors import UserError
     from sbzoo.zoo import card, list_cards
 
-    console = Console(highlight=False)
     if args.name:
         found = card(args.name)
-        console.print((found.folder / 'README.md').read_text(encoding='utf-8').split('---\n', 2)[2])
+        print((found.folder / 'README.md').read_text(encoding='utf-8').split('---\n', 2)[2])
         return
     given = {name: value for name in FILTERS if (value := getattr(args, name)) is not None}
     cards = list_cards(**given)
@@ -53,18 +53,21 @@ def main(args: argparse.Namespace) -> None:
         known = {name: {getattr(c, name) for c in list_cards()} - {None, ''} for name in given}
         there = '; '.join(f'{n}: {", ".join(sorted(map(str, v)))}' for n, v in known.items())
         raise UserError(f'{asked}: no card; there are {there}')
-    console.print(table(cards))
+    for title, ours in (('trained here', True), ('published, not measured here', False)):
+        if listed := [found for found in cards if found.is_ours == ours]:
+            Console(highlight=False).print(table(title, listed))
 
 
-def table(cards: list) -> Table:
-    """A row for each card."""
-    names = Column('card', overflow='fold')  # so that they can be copied
-    result = Table(names, 'norm', 'batch', 'data', 'results', 'by')
+def table(title: str, cards: list) -> Table:
+    """A row for each card, with the protocol of its number below its name."""
+    names = Column('card, protocol', overflow='fold')  # so that they can be copied
+    result = Table(names, 'norm', 'batch', 'data', 'result', title=title, show_lines=True)
     for found in cards:
-        results = ', '.join(f'{r.metric} {r.value}' for r in found.results[:2])
+        first = found.headline
+        number, protocol = (f'{first.metric} {first.value}', first.protocol) if first else ('', '')
+        name = '\n'.join(text for text in (found.name, protocol) if text)
         batch = '' if found.batch is None else str(found.batch)
-        by = 'sbzoo' if found.is_ours else 'others'
-        result.add_row(found.name, found.norm, batch, found.data, results, by)
+        result.add_row(*map(escape, (name, found.norm, batch, found.data, number)))
     return result
 
 

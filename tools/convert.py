@@ -34,8 +34,9 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.checkpoints import find_checkpoint
     from sbzoo.engine.conversion import convert
     from sbzoo.engine.recipe import build_config
+    from sbzoo.zoo.store import local
 
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = find_checkpoint(local(args.checkpoint))
     images = 0 if args.copy else args.images
     for record in convert(build_config(args), checkpoint, args.to, images, args.out):
         if record:

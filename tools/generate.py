@@ -75,12 +75,13 @@ def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
     from sbzoo.engine.generate import check_generates, load_model
     from sbzoo.errors import UserError
     from sbzoo.zoo import models
+    from sbzoo.zoo.store import local
 
     if bool(args.card) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
         raise UserError('give a config and a checkpoint, or --card NAME')
     if args.config:
         cfg = load_config(args.config)
-        return cfg, load_model(cfg, args.checkpoint)
+        return cfg, load_model(cfg, local(args.checkpoint))
     loaded = models.load(args.card)
     check_generates(args.card, loaded.model)
     return models.config_of(loaded.card), loaded.model

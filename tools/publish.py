@@ -26,7 +26,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('work_dirs', nargs='*', type=Path, metavar='WORK_DIR', help='of tools/train.py')
     add('--name', default='', help='of the card; that of the config by default')
-    add('--half', action='store_true', help='weights in half precision (test them again)')
+    add('--replace', action='store_true', help='the card of ours that has this name')
+    add('--half', action='store_true', help='weights in half precision, and the numbers of these')
     add(
         '--limit',
         action='append',
@@ -42,7 +43,8 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.zoo.publish import publish
     from sbzoo.zoo.published import write
 
-    card = publish(args.work_dirs, args.name, args.half, args.limit) if args.work_dirs else None
+    options = args.name, args.half, args.limit, args.replace
+    card = publish(args.work_dirs, *options) if args.work_dirs else None
     print(f'{len(write())} cards: model_cards/README.md')
     if card:
         size = Path(card.reference).stat().st_size

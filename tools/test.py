@@ -32,6 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from sbzoo.engine import training
     from sbzoo.engine.recipe import build_config
     from sbzoo.zoo import card, models
+    from sbzoo.zoo.store import local
 
     cfg = build_config(args)
     if not args.work_dir:  # which the training has filled, and a test would write over
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     if args.card:
         runner, metrics = models.test(cfg, card(args.card))
     else:
-        runner, metrics = training.test(cfg, args.checkpoint)
+        runner, metrics = training.test(cfg, local(args.checkpoint))
     training.show(runner, metrics, 'python tools/train.py --help')
 
 

@@ -40,7 +40,11 @@ def parse_args() -> argparse.Namespace:
         help='measure every 200 steps how large a batch pays (4%% more time)',
     )
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
-    add('--load-from', metavar='CKPT', help='start from the weights of a checkpoint of this model')
+    add(
+        '--load-from',
+        metavar='CKPT',
+        help='start from the weights of a model like this: a file, card://NAME, hf:// or https://',
+    )
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
     add('--lean', action='store_true', help='less memory: compute again what is cheap to compute')
@@ -52,7 +56,9 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.recipe import build_config
     from sbzoo.engine.training import next_tool, show, train
+    from sbzoo.zoo.store import local
 
+    args.load_from = args.load_from and local(args.load_from)
     cfg = build_config(args)
     runner, metrics = train(cfg, args.resume, args.load_from)
     config = Path(cfg.filename).name  # as it was left there, with every option in it

@@ -16,6 +16,7 @@ BN_OPTIONS = dict(
     norm_eval=('--cfg-options', 'model.backbone.norm_eval=True'),
 )
 LR = 0.001  # an image of the batch, for all but what starts from random weights
+SCRATCH_LR = 0.01  # that of the configs
 LABELS = dict(
     trained='as trained',
     updated='statistics of each batch, as in training',

@@ -43,6 +43,11 @@ SAFE_GLOBALS = [
 ]
 
 
+# A checkpoint by reference, such as card://NAME. Addresses are fetched by the tools: mmengine would
+# run code that is in what it finds there.
+REFERENCE = re.compile(r'(?!https?:)[\w-]+://')
+
+
 @register_backend('atomic')
 class AtomicBackend(LocalBackend):
     """The local disk, where a file appears under its name only when it is complete."""
@@ -62,9 +67,13 @@ def load_from_safetensors(path: str, map_location: str | None = None) -> dict:
 def read_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint of tensors and plain values: `.safetensors`, or torch's own format.
 
+    References go to what is registered with mmengine for their scheme.
+
     Raises:
         UserError: The file is missing, broken, or would run code when read.
     """
+    if REFERENCE.match(str(path)):
+        return CheckpointLoader.load_checkpoint(str(path), 'cpu')
     if not Path(path).is_file():
         raise UserError(f'{path}: no such checkpoint')
     if Path(path).suffix == '.safetensors':
@@ -151,12 +160,14 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     return found[max(found)] if found else None
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint, or the newest one of a folder.
+def find_checkpoint(path: str | Path) -> str | Path:
+    """A checkpoint, or the newest one of a folder; a reference as it is.
 
     Raises:
         UserError: The folder has none.
     """
+    if REFERENCE.match(str(path)):
+        return path  # as a path it would lose a slash
     found = latest_checkpoint(path) if Path(path).is_dir() else Path(path)
     if found is None:
         raise UserError(f'{path}: no checkpoint in this folder')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
 
 from sbzoo.errors import UserError
 
@@ -52,3 +55,19 @@ def typed_dicts(node: object) -> Iterator[ConfigDict]:
     elif isinstance(node, (list, tuple)):
         for value in node:
             yield from typed_dicts(value)
+
+
+def norm_of(model: Config) -> str:
+    """The spec that most parts of a model have; of an adversarial one, its generator's."""
+    if 'generator' in model:
+        default = inspect.signature(MODELS.get(model.generator.type)).parameters.get('norm')
+        return model.generator.get('norm') or (default.default if default else '')
+    specs = Counter(spec for part in typed_dicts(model) if (spec := _spec(part)))
+    return specs.most_common(1)[0][0] if specs else ''
+
+
+def _spec(part: dict) -> str:
+    layer = part.get('norm_cfg') or {}
+    own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
+    named = layer and own.get(layer['type'], layer['type'].lower())
+    return part['norm'] if isinstance(part.get('norm'), str) else named

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import mmdet
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from sbzoo.engine.alphas import alphas
 from sbzoo.engine.checkpoints import AtomicBackend
+from sbzoo.engine.datasets import leaf
 from sbzoo.engine.noise_scale import summary
 from sbzoo.engine.optim import wrappers_of
 
 FILE = 'result.json'
+SCHEDULE = ('images_a_step', 'devices', 'accumulated', 'lr', 'epochs')
+ALIKE = ('config', 'trained_on', 'data', *SCHEDULE)  # what runs have in common for a mean
 
 
 def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
@@ -29,6 +34,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
     result = dict(
         config=Path(cfg.filename).stem,
         metrics={name: round(value, 6) for name, value in metrics.items()},
+        trained_on=data_name(cfg),
         data=dict(name=type(dataset).__name__, images=len(dataset)),
         images_a_step=cfg.train_dataloader.batch_size,
         devices=get_world_size(),
@@ -44,6 +50,21 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
     path = Path(runner.work_dir) / FILE
     AtomicBackend().put(json.dumps(result, indent=1).encode(), path)
     return path
+
+
+def data_name(cfg: Config) -> str:
+    """The name of the data that a model is trained on, or of the folder that all of it is in."""
+    trained, tested = (leaf(cfg[f'{name}_dataloader'].dataset) for name in ('train', 'test'))
+    if 'name' in trained:
+        return trained.name
+    folders = [folder for dataset in (trained, tested) if (folder := _folder(dataset))]
+    return Path(os.path.commonpath(folders)).name if folders else trained.type
+
+
+def _folder(dataset: dict) -> str:
+    images = dataset.get('data_prefix', {}).get('img', '')
+    folder = Path(dataset.get('data_root') or '', images)
+    return os.path.abspath(folder) if folder.parts else ''
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

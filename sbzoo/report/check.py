@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from typing import NamedTuple
 
-from sbzoo.engine.recipe import use_sbzoo
 from sbzoo.errors import UserError
 from sbzoo.zoo.cards import Card
-from sbzoo.zoo.models import config_of, test
-from sbzoo.zoo.publish import METRICS
-
-TOLERANCE = 0.001
+from sbzoo.zoo.evaluation import evaluate
+from sbzoo.zoo.models import config_of
 
 
 class Check(NamedTuple):
@@ -37,7 +33,7 @@ def check(card: Card) -> list[Check]:
     Raises:
         UserError: They cannot be had or are of another model, or a metric is not measured.
     """
-    metrics = evaluate(card)
+    metrics = evaluate(config_of(card), card)
     for result in card.results:
         if result.metric not in metrics:
             known = ', '.join(metrics)
@@ -55,17 +51,3 @@ def checkable(cards: list[Card]) -> list[Card]:
     if not found:
         raise UserError('no card of ours has weights and a config: nothing to check')
     return found
-
-
-def evaluate(card: Card) -> dict[str, float]:
-    """The metrics of a card's weights, by the names that cards have.
-
-    Raises:
-        UserError: The weights cannot be had, or are of another model.
-    """
-    cfg = config_of(card)
-    use_sbzoo(cfg)
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.update(work_dir=folder, log_level='WARNING')
-        _, metrics = test(cfg, card)
-    return {METRICS.get(k, k.rpartition('/')[2]): value for k, value in metrics.items()}

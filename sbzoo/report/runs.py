@@ -10,17 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sbzoo.bench.transfer import LABELS
+from sbzoo.bench.transfer import LABELS, LR, SCRATCH_LR
+from sbzoo.engine.configs import norm_of
 from sbzoo.engine.curves import Curve, read_curves
 from sbzoo.engine.result import FILE as RESULT
+from sbzoo.engine.result import SCHEDULE
 from sbzoo.errors import UserError
-from sbzoo.zoo.publish import METRICS, norm_of, read_run
+from sbzoo.zoo.evaluation import METRICS, metric_name
+from sbzoo.zoo.publish import read_run
 
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
 ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
 
 
+TRANSFER = (
+    'An epoch more from a trained batch norm detector, with learning rate '
+    f'{LR:g} an image of the batch; random weights have one epoch, with {SCRATCH_LR:g}'
+)
 VARIANTS = {'': ''} | {start: label.replace('`', '') for start, label in LABELS.items()}
 
 
@@ -119,7 +126,7 @@ def _parse(line: dict[str, Any], place: str, source: str) -> Run:
         batch=int(line['batch'] if start else line['images_a_step']),
         seed=int(line['seed']),
         protocol=_protocol(line),
-        schedule=(str(line['lr']), line['epochs'], line['devices'], line['accumulated']),
+        schedule=tuple(str(line[key]) for key in SCHEDULE),
         metrics=dict(_metrics(line['metrics'])),
         alphas={name: _finite(name, alpha) for name, alpha in line['alphas'].items()},
     )
@@ -128,8 +135,9 @@ def _parse(line: dict[str, Any], place: str, source: str) -> Run:
 def _protocol(line: dict[str, Any]) -> str:
     name, images = line['data']['name'], line['data']['images']
     tested = f'{images} samples' if name == GENERATED else f'{images} images of {name}'
-    course = 'From a trained batch norm detector, an epoch more'
-    return f'{course if "start" in line else str(line["epochs"]) + " epochs"}; {tested}'
+    trained_on = f' on {line["trained_on"]}' if 'trained_on' in line else ''  # not in old results
+    course = TRANSFER if 'start' in line else f'{line["epochs"]} epochs{trained_on}'
+    return f'{course}; {tested}'
 
 
 def _task(line: dict[str, Any]) -> str:
@@ -140,7 +148,7 @@ def _task(line: dict[str, Any]) -> str:
 
 
 def _metrics(metrics: dict[str, float]) -> list[tuple[str, float]]:
-    names = {k: METRICS.get(k, k.rpartition('/')[2]) for k in metrics}
+    names = {k: metric_name(k) for k in metrics}
     shown = (k for k in metrics if k in METRICS or not k.startswith('coco/'))
     return [(names[k], _finite(k, metrics[k])) for k in shown if not names[k].endswith(ASIDE)]
 

@@ -16,6 +16,7 @@ from sbzoo.zoo.cards import FILE, ROOT, TASKS, Card
 LOWER = ('FD', 'FID', 'KID')  # names that begin so are distances
 SECONDARY = ('box AP50',)
 MEMORY = 'memory, GB'
+MEAN = 'mean ± standard deviation'  # behind the number of a card's weights
 README = ROOT / 'README.md'
 
 
@@ -35,6 +36,9 @@ class Table(NamedTuple):
     heads: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
     note: str = ''
+
+
+Line = tuple[Cell, str, str, dict[str, str]]  # name and protocol, norm, batch, numbers
 
 
 def markdown(table: Table) -> str:
@@ -121,18 +125,33 @@ def _alpha(numbers: Sequence[float]) -> Cell:
 
 
 def ours(task: str, cards: Sequence[Card], found: dict[tuple, Cells], out: Path) -> Table:
-    """Our models of a task: the cards, and runs that have none."""
-    mine = [card for card in cards if card.task == task and card.is_ours]
-    names = {card.name for card in mine}
-    lines = [_card(card, out) for card in mine]
+    """Our models of a task: the cards, with the means of their runs, and runs that have none."""
+    mine = {card.name: _card(card, out) for card in cards if card.task == task and card.is_ours}
+    others = []
+    for line in _of_runs(task, found):
+        name = line[0].text
+        if name not in mine:
+            others.append(line)
+        elif MEAN not in mine[name][0].note:  # the card's own runs come first, then the first found
+            mine[name] = _beside(mine[name], line)
+    return _wide(f'Ours: {TASKS[task]}', [*mine.values(), *others])
+
+
+def _of_runs(task: str, found: dict[tuple, Cells]) -> Iterator[Line]:
     for (source, its_task, model, protocol), cells in found.items():
         for (label, batch), cell in cells.items():
-            name = f'{model}_{label}_b{batch}' if cell[0].norm else f'{model}_b{batch}'
-            if its_task == task and not cell[0].variant and name not in names:
+            if its_task == task and not cell[0].variant:
+                name = f'{model}_{label}_b{batch}' if cell[0].norm else f'{model}_b{batch}'
                 numbers = {m: mean_and_spread(values(cell, m), m) for m in cell[0].metrics}
                 said = f'{protocol}; {source}; {len(cell)} seed{"s" if len(cell) > 1 else ""}'
-                lines.append((Cell(name, note=said), label, str(batch), numbers))
-    return _wide(f'Ours: {TASKS[task]}', lines)
+                yield Cell(name, note=said), label, str(batch), numbers
+
+
+def _beside(card: Line, runs: Line) -> Line:
+    """A card's line with the means of runs behind its own numbers."""
+    (name, norm, batch, numbers), means = card, runs[3]
+    joined = {m: f'{own}; {means[m]}' if m in means else own for m, own in numbers.items()}
+    return name._replace(note=f'{name.note}; {MEAN}: {runs[0].note}'), norm, batch, joined
 
 
 def theirs(task: str, cards: Sequence[Card], out: Path) -> Table:
@@ -141,20 +160,20 @@ def theirs(task: str, cards: Sequence[Card], out: Path) -> Table:
     return _wide(f'Published: {TASKS[task]}', [_card(card, out) for card in listed])
 
 
-Line = tuple[Cell, str, str, dict[str, str]]  # name and protocol, norm, batch, numbers
-
-
 def _card(card: Card, out: Path) -> Line:
     link = quote(Path(os.path.relpath(card.folder / FILE, out)).as_posix())
     batch = f'{card.batch or ""}' + (f' x {card.devices}' if (card.devices or 1) > 1 else '')
     numbers = {}
+    seed = f' (seed {card.seeds[0]})' if card.is_ours and card.seeds else ''
     for result in (r for r in card.results if not r.metric.endswith(ASIDE)):
-        spread = '' if result.mean is None else f' ({result.mean} ± {result.std})'
-        numbers[result.metric] = f'{result.value}{spread}'
+        spread = '' if result.mean is None else f'; {result.mean} ± {result.std}'
+        numbers[result.metric] = f'{result.value}{seed}{spread}'
     if card.memory:
         numbers[MEMORY] = f'{card.memory:g}'
     protocols = dict.fromkeys(', '.join(filter(None, (r.protocol, r.split))) for r in card.results)
-    facts = (*protocols, card.data, card.training)
+    has_mean = any(result.mean is not None for result in card.results)
+    spread = f'{MEAN} of {len(card.seeds)} seeds' if has_mean else ''
+    facts = (*protocols, card.data, card.training, spread)
     note = '; '.join(fact for fact in facts if fact)
     return Cell(card.name, link, note), card.norm, batch, numbers
 
@@ -181,8 +200,13 @@ def of_readme(heading: str, path: Path = README) -> Iterator[Table]:
                 [_plain(c) for c in r.strip('|').split('|')] for r in block.splitlines()
             )
             yield Table(
-                heading, tuple(head), [tuple(map(Cell, row)) for row in rows], _plain(before)
+                heading, tuple(head), [tuple(map(Cell, row)) for row in rows], _note(before)
             )
+
+
+def _note(text: str) -> str:
+    """A paragraph without its first sentence where that is of the table before."""
+    return re.sub(r'^Made by .+?\. ', '', _plain(text))
 
 
 def _plain(text: str) -> str:

@@ -54,6 +54,7 @@ class Card:
         results: As measured by us, or as published.
         config: What loads the weights here, relative to the repository, or `mmdet::...`.
         weights: A file beside the card, or an address; see `sbzoo.zoo.fetch`.
+        half: Whether the weights are kept in half precision, and the results are theirs.
         sha256: Of the weights, or the eight digits of it that are published.
         keymap: A row of `sbzoo.zoo.keymaps.KEYMAPS`, where the file has other names.
         prefix: What the keys that are wanted begin with, where the map leaves it open.
@@ -75,6 +76,7 @@ class Card:
     results: tuple[Result, ...] = ()
     config: str = ''
     weights: str = ''
+    half: bool = False
     sha256: str = ''
     keymap: str = ''
     prefix: str = ''
@@ -100,6 +102,11 @@ class Card:
     def folder(self) -> Path:
         """Where the card and what belongs to it are."""
         return FOLDER / self.name
+
+    @property
+    def headline(self) -> Result | None:
+        """The one number to list it by: cards begin with their AP, or their distance."""
+        return self.results[0] if self.results else None
 
     @property
     def reference(self) -> str:

@@ -25,6 +25,7 @@ PAUSES = (1, 2, 4, 8)  # seconds, after attempts that got no further
 CHUNK = 2**18  # bytes
 PASSING = (408, 429, 500, 502, 503, 504)  # HTTP's errors that may pass
 PARTIAL, RANGE_REFUSED = 206, 416
+REFUSED_BY_PROXY = 'Tunnel connection failed: 4'  # as http.client says it; 403, 407, ...
 OFFLINE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNREFUSED)
 
 
@@ -117,6 +118,8 @@ def _open(url: str, start: int) -> _Answer:
 def _meaning(url: str, reason: object) -> Exception:
     if isinstance(reason, socket.gaierror) or getattr(reason, 'errno', None) in OFFLINE:
         return Unreachable(getattr(reason, 'strerror', None) or reason)
+    if str(reason).startswith(REFUSED_BY_PROXY):
+        return Unreachable(reason)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return UserError(f'{url}: the certificate of the server is not valid ({reason.reason})')
     return _Passing('no answer in time' if isinstance(reason, TimeoutError) else reason)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sbzoo.data.images import fit
 from sbzoo.engine.checkpoints import check_weights, read_checkpoint
-from sbzoo.engine.configs import load_config
+from sbzoo.engine.configs import load_config, norm_of
 from sbzoo.engine.datasets import leaf
 from sbzoo.engine.generate import sample
 from sbzoo.engine.unwrap import unwrapped
@@ -30,11 +30,11 @@ from sbzoo.gan.images import to_uint8
 from sbzoo.gan.model import GAN
 from sbzoo.norm.names import accept_published_names
 from sbzoo.pictures import to_rgb
-from sbzoo.zoo.cards import ROOT, Card, card
+from sbzoo.zoo.cards import ROOT, TASKS, Card, card
 from sbzoo.zoo.keymaps import GENERATOR, own_keys
 from sbzoo.zoo.store import CARD, fetch
 
-Picture = str | Path | np.ndarray  # a file, or RGB pixels uint8 [H, W, 3]
+Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uint8 [H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Detector:
         """Find objects, by the test pipeline of the card's config.
 
         Args:
-            image: A file, or RGB pixels uint8 [H, W, 3].
+            image: A file, an image of Pillow, or RGB pixels uint8 [H, W, 3].
             score: Objects below this score are left out.
 
         Raises:
-            UserError: There is no such image.
+            UserError: There is no such image, or these are no such pixels.
         """
         with _scope_of(self.model.cfg):
             found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
@@ -124,12 +124,12 @@ class Translator:
     image_size: int
 
     def translate(self, image: Picture) -> Tensor:
-        """Translate a file, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
+        """Translate a file, a Pillow image, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
 
         Its central square is resized to S pixels.
 
         Raises:
-            UserError: There is no such image.
+            UserError: There is no such image, or these are no such pixels.
         """
         square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
@@ -179,7 +179,10 @@ def load_from_card(reference: str, map_location: str | None = None) -> dict:
     Raises:
         UserError: No such card, or its weights cannot be had.
     """
-    found = card(reference.removeprefix(CARD))
+    return _checkpoint(card(reference.removeprefix(CARD)))
+
+
+def _checkpoint(found: Card) -> dict:
     checkpoint = read_checkpoint(fetch(found.reference, found.sha256))
     return dict(checkpoint, state_dict=own_keys(found, checkpoint['state_dict']))
 
@@ -192,7 +195,7 @@ def load_weights(model: nn.Module, found: Card) -> None:
     Raises:
         UserError: They cannot be had, or are of another model.
     """
-    weights = load_from_card(f'{CARD}{found.name}')['state_dict']
+    weights = _checkpoint(found)['state_dict']
     part = sampling_part(model)
     if part is not model:
         weights = {key.removeprefix(GENERATOR): value for key, value in weights.items()}
@@ -205,12 +208,24 @@ def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
     """Evaluate the weights of a card by a config of its model, and return the runner too.
 
     Raises:
-        UserError: The weights cannot be had, or are of another model.
+        UserError: The card is of a backbone or of another norm, or the weights cannot be had, or
+            are of another model.
     """
+    _check_is_of(cfg, found)
     cfg.load_from, cfg.resume = None, False
     runner = Runner.from_cfg(cfg)
     load_weights(unwrapped(runner), found)
     return runner, runner.test()
+
+
+def _check_is_of(cfg: Config, found: Card) -> None:
+    """Check what the keys of the weights do not show: most norms have the same."""
+    if not found.config or found.task == 'image-classification':
+        raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
+    own, given = norm_of(config_of(found).model), norm_of(cfg.model)
+    if own != given:
+        name = Path(cfg.filename).name
+        raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
 
 
 def sampling_part(model: nn.Module) -> nn.Module:
@@ -228,7 +243,10 @@ def _classes(cfg: Config) -> tuple[str, ...]:
 
 def _bgr(image: Picture) -> np.ndarray:
     """Pixels [H, W, 3] as MMDetection loads them."""
-    if isinstance(image, np.ndarray):
+    if isinstance(image, Image.Image):
+        image = np.asarray(to_rgb(image))
+    if not isinstance(image, (str, Path)):
+        _check_pixels(image)
         return np.ascontiguousarray(image[..., ::-1])
     if not Path(image).is_file():
         raise UserError(f'{image}: no such image')
@@ -236,3 +254,9 @@ def _bgr(image: Picture) -> np.ndarray:
     if pixels is None:
         raise UserError(f'{image}: not an image that can be read')
     return pixels
+
+
+def _check_pixels(image: object) -> None:
+    kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', ()))
+    if not isinstance(image, np.ndarray) or kind != np.uint8 or shape[2:] != [3] or 0 in shape:
+        raise UserError(f'{kind} {shape} is no image: give a file, or RGB pixels uint8 [H, W, 3]')

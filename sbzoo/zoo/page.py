@@ -54,6 +54,12 @@ Its weights are not published.
 
 {% if card.is_ours %}
 The weights are those of seed {{ card.seeds[0] }}.
+{% if card.half %}
+They are kept in half precision, and the values are measured with them as they are kept.
+{% if card.seeds|length > 1 %}
+Mean and standard deviation are of the runs, in single precision.
+{% endif %}
+{% endif %}
 {% else %}
 As published by the source; not measured here.
 {% endif %}
@@ -145,6 +151,7 @@ def _facts(card: Card) -> dict[str, str]:
         'pixels': card.preprocessing,
         'memory': card.memory and f'{card.memory:g} GB',
         'config': card.config and f'`{card.config}`',
+        'precision': 'half (vectors: single)' if card.half else '',
         'weights': _weights(card),
         'paper': card.paper,
         'source': card.source,

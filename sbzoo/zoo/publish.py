@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
+import re
 import statistics
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,21 +23,22 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sbzoo.engine.checkpoints import AtomicBackend, find_checkpoint, read_checkpoint
-from sbzoo.engine.configs import load_config, typed_dicts
-from sbzoo.engine.datasets import leaf
+from sbzoo.engine.configs import load_config, norm_of
+from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
 from sbzoo.zoo.cards import FILE, ROOT, Card, Result
+from sbzoo.zoo.evaluation import METRICS, evaluate, metric_name
 from sbzoo.zoo.keymaps import GENERATOR
 from sbzoo.zoo.page import page, picture_of
+from sbzoo.zoo.published import published
 
 WEIGHTS = 'model.safetensors'
 AVERAGED = 'generator_ema.module.'
 PICTURE_BYTES = 200_000
-# Of detectors; generators name their metrics themselves.
-METRICS = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP': 'mask AP'}
+NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._+-]*')  # of a card, and its folder
 
 
 class Run(NamedTuple):
@@ -48,7 +50,11 @@ class Run(NamedTuple):
 
 
 def publish(
-    work_dirs: Sequence[Path], name: str = '', half: bool = False, limits: Sequence[str] = ()
+    work_dirs: Sequence[Path],
+    name: str = '',
+    half: bool = False,
+    limits: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Card:
     """Write `model_cards/NAME/`: weights, picture, and the card with the results of all runs.
 
@@ -57,18 +63,25 @@ def publish(
     Args:
         work_dirs: Of runs of one config that differ in their seed.
         name: Of the card; that of the config by default.
-        half: Keep weights of two dimensions and more in half precision.
+        half: Keep weights of two dimensions and more in half precision, and measure these.
         limits: Sentences on what the model does not do.
+        overwrite: Put it in the place of a card of ours that has this name.
 
     Raises:
-        UserError: A run is not complete, or the runs are not of one config of the repository.
+        UserError: A run is not complete, the runs are not of one config of the repository, or the
+            name is none for a card or is taken.
     """
     runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
+    for run in runs:
+        _kind(run)  # the model is that of the config
     _check_alike(runs)
-    checkpoint = read_checkpoint(find_checkpoint(runs[0].folder))
+    checkpoint = _checkpoint(runs[0])
     weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
-    card = _card(runs, name, checkpoint['meta']['epoch'])
+    card = _card(runs, name)
+    _check_name(card, overwrite)
     card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
+    if half:
+        card = _measured(card, weights, runs[0].cfg)
     picture = picture_of(card.task)
     files = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
     for file, content in files.items():
@@ -77,11 +90,29 @@ def publish(
     return card
 
 
-def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
+def _checkpoint(run: Run) -> dict:
+    path = find_checkpoint(run.folder)
+    checkpoint = read_checkpoint(path)
+    epoch, measured = checkpoint['meta']['epoch'], run.result['epochs']
+    if epoch != measured:
+        raise UserError(f'{path}: it is of epoch {epoch}, and {RESULT} beside it of {measured}')
+    return checkpoint
+
+
+def _check_name(card: Card, overwrite: bool) -> None:
+    if not NAME.fullmatch(card.name):
+        raise UserError(f'{card.name}: no name of a card; give letters, digits and . _ + - alone')
+    if card.name in (other.name for other in published()):
+        raise UserError(f'{card.name}: a published checkpoint has this name; give --name another')
+    if card.folder.exists() and not overwrite:
+        raise UserError(f'{card.folder} is there already; give --replace or --name another')
+
+
+def _card(runs: Sequence[Run], name: str) -> Card:
     """All but what the files say."""
     config, task = _kind(runs[0])
     result, cfg = runs[0].result, runs[0].cfg
-    norm, data, batch = norm_of(cfg.model), _data(cfg), result['images_a_step']
+    norm, data, batch = norm_of(cfg.model), data_name(cfg), result['images_a_step']
     return Card(
         name or config.stem,
         task,
@@ -95,9 +126,19 @@ def _card(runs: Sequence[Run], name: str, epochs: int) -> Card:
         devices=result['devices'],
         accumulated=result['accumulated'],
         seeds=tuple(run.result['seed'] for run in runs),
-        training=f'{epochs} epochs, learning rate {_rates(result["lr"])}',
+        training=f'{result["epochs"]} epochs, learning rate {_rates(result["lr"])}',
         license='apache-2.0',
     )
+
+
+def _measured(card: Card, weights: bytes, cfg: Config) -> Card:
+    """With the numbers of its own weights, which are no longer those of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(weights)
+        found = evaluate(cfg, replace(card, weights=str(path)))
+    results = (replace(result, value=_rounded(found[result.metric])) for result in card.results)
+    return replace(card, results=tuple(results), half=True)
 
 
 def _rates(lr: float | list[float]) -> str:
@@ -115,13 +156,14 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         raise UserError(f'{path}: missing; tools/train.py writes it at the end of a run')
     result = json.loads(path.read_text())
-    return Run(Path(folder), result, load_config(str(Path(folder) / f'{result["config"]}.py')))
+    cfg = load_config(str(Path(folder) / f'{result["config"]}.py'))
+    return Run(Path(folder), dict(trained_on=data_name(cfg)) | result, cfg)
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        for key in ('config', 'images_a_step', 'devices', 'accumulated', 'lr', 'data'):
+        for key in ALIKE:
             if run.result[key] != first.result[key]:
                 raise UserError(
                     f'{run.folder}: {key} is {run.result[key]}, in {first.folder} '
@@ -178,34 +220,13 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def norm_of(model: Config) -> str:
-    """The spec that most parts of a model have; of an adversarial one, its generator's."""
-    if 'generator' in model:
-        default = inspect.signature(MODELS.get(model.generator.type)).parameters.get('norm')
-        return model.generator.get('norm') or (default.default if default else '')
-    specs = Counter(spec for part in typed_dicts(model) if (spec := _spec(part)))
-    return specs.most_common(1)[0][0] if specs else ''
-
-
-def _spec(part: dict) -> str:
-    layer = part.get('norm_cfg') or {}
-    own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
-    named = layer and own.get(layer['type'], layer['type'].lower())
-    return part['norm'] if isinstance(part.get('norm'), str) else named
-
-
-def _data(cfg: Config) -> str:
-    dataset = leaf(cfg.train_dataloader.dataset)
-    return dataset.get('name') or Path(dataset.get('data_root') or dataset.type).name
-
-
 def _results(runs: Sequence[Run]) -> Iterator[Result]:
     for key, value in runs[0].result['metrics'].items():
         values = [run.result['metrics'][key] for run in runs]
         if key in METRICS or not key.startswith('coco/'):
             several = len(values) > 1
             yield Result(
-                METRICS.get(key, key.rpartition('/')[2]),
+                metric_name(key),
                 _rounded(value),
                 _protocol(runs[0], key),
                 mean=_rounded(statistics.mean(values)) if several else None,
@@ -224,7 +245,7 @@ def _protocol(run: Run, key: str) -> str:
 
 
 def _rounded(value: float) -> float:
-    return round(value, 4 if abs(value) < 1 else 2)
+    return round(value, 4)  # finer than `tools/report.py --check` compares
 
 
 def small_png(path: Path) -> bytes:

@@ -18,6 +18,7 @@ FILE = FOLDER / 'published.yml'
 INDEX, METAFILE = 'README.md', 'metafile.yml'
 JOINED = ('weights', 'config')  # a card's is put behind its group's
 ADDED = ('limits',)
+COLUMNS = ('card', 'norm', 'images a step', 'data', 'result', 'protocol')  # of the index
 
 
 def published(file: Path = FILE) -> list[Card]:
@@ -84,19 +85,20 @@ def index(cards: list[Card]) -> str:
     """A page with a line for each card, by task."""
     lines = ['# Model cards', '', 'Written by `tools/publish.py`, as everything below is.', '']
     for task, title in TASKS.items():
-        rows = [_row(card) for card in cards if card.task == task]
-        if rows:
-            head = ['| card | norm | images a step | data | results | weights |', '|---' * 6 + '|']
-            lines += [f'## {title[0].upper()}{title[1:]}', '', *head, *rows, '']
+        for ours, whose in ((True, 'ours'), (False, 'published, not measured here')):
+            rows = [_row(card) for card in cards if (card.task, card.is_ours) == (task, ours)]
+            if rows:
+                head = f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|'
+                lines += [f'## {title[0].upper()}{title[1:]}: {whose}', '', *head, *rows, '']
     return '\n'.join(lines)
 
 
 def _row(card: Card) -> str:
-    results = ', '.join(f'{r.metric} {r.value}' for r in card.results)
+    first = card.headline or Result('', '', '')
     batch = f'{card.batch} x {card.devices}' if card.devices else card.batch
-    origin = 'here' if card.is_ours else f'[published]({card.source})'
     name = f'[{card.name}]({card.name}/README.md)'
-    return f'| {name} | {card.norm} | {batch or ""} | {card.data} | {results} | {origin} |'
+    cells = name, card.norm, batch or '', card.data, f'{first.metric} {first.value}', first.protocol
+    return f'| {" | ".join(map(str, cells))} |'
 
 
 def files(cards: list[Card]) -> dict[Path, str]:

@@ -37,10 +37,10 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
         sha256: What it has to be, or its first digits; a card has its own.
 
     Raises:
-        UserError: There is no such file, it cannot be had, or it is not what it should be. What is
-            not is removed from the cache.
+        UserError: There is no such file, it cannot be had, or it is not what it should be. What
+            comes and is not is not kept.
     """
-    reference = str(reference)
+    reference, sha256 = str(reference), sha256 and sha256.lower()
     if reference.startswith(CARD):
         found = card(reference.removeprefix(CARD))
         return fetch(found.reference, sha256 or found.sha256)
@@ -53,6 +53,18 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
     if sha256 and not _digest(path).startswith(sha256):
         raise UserError(_wrong(path, sha256, 'get it again'))
     return path
+
+
+def local(reference: str) -> str:
+    """What a tool is given as a checkpoint, on this machine if it is at an address.
+
+    Paths and `card://NAME`, whose keys are mapped as it is loaded, are left as they are.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    elsewhere = reference.startswith(('http://', 'https://', HUB))
+    return str(fetch(reference)) if elsewhere else reference
 
 
 def address(reference: str) -> str | None:
@@ -93,18 +105,22 @@ def digits_in_name(url: str) -> str | None:
 
 def _fetch_url(url: str, sha256: str | None) -> Path:
     path = cached(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        if path.exists() and sha256 and not _digest(path).startswith(sha256):
-            _say(_wrong(path, sha256, 'removed from the cache'))
-            path.unlink()
-        if not path.exists():
-            _bring(url, path, sha256)
+    if not _is_there(path, sha256):  # a cache that is there may be one that only can be read
+        if path.exists():  # it stays until there is a better one: the hash may be mistyped
+            _say(_wrong(path, sha256, 'getting it again'))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not _is_there(path, sha256):  # nor has another process brought it
+                _bring(url, path, sha256)
     if not sha256:
         _say(f'{path.name}: no sha256 of it is published, so it is not checked')
     elif len(sha256) < hashlib.sha256().digest_size * 2:
         _say(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
     return path
+
+
+def _is_there(path: Path, sha256: str | None) -> bool:
+    return path.exists() and (not sha256 or _digest(path).startswith(sha256))
 
 
 @contextmanager
@@ -137,7 +153,15 @@ def _bring(url: str, path: Path, sha256: str | None) -> None:
         wrong = _wrong(part, sha256, f'removed from the cache; it came from {url}')
         part.unlink()
         raise UserError(wrong)
+    if not sha256 and _is_page(part):
+        part.unlink()
+        raise UserError(f'{url}: a web page came, perhaps to log in, and no file; it is not kept')
     os.replace(part, path)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(CHUNK).lstrip().startswith(b'<')
 
 
 def _wrong(path: Path, sha256: str, what: str) -> str:
