@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from mmdet.utils import register_all_modules
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 import sbzoo  # noqa: F401
@@ -17,6 +18,7 @@ register_all_modules(init_default_scope=False)
 def _repeatable():
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    MMLogger._instance_dict.clear()  # an earlier test's writes to what is closed by now
     with DefaultScope.overwrite_default_scope('mmdet'):  # whatever an earlier test left behind
         yield
 

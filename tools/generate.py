@@ -93,8 +93,10 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
     from sbzoo.errors import UserError
     from sbzoo.gan.translation import Translation
 
-    if isinstance(model, Translation) != bool(args.input):
-        raise UserError('--input DIR is what a translation model needs, and a GAN cannot use')
+    name, translates = args.card or args.config, isinstance(model, Translation)
+    if translates != bool(args.input):
+        cure = 'translates images: give --input DIR' if translates else 'samples: leave out --input'
+        raise UserError(f'{name} {cure}')
     given = [f'--{name}' for name in SAMPLING if getattr(args, name) is not None]
     if args.input and given:
         raise UserError(f'{" ".join(given)}: --input translates each image of its folder, once')
