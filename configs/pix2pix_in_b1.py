@@ -1,4 +1,4 @@
-# pix2pix (Isola et al. 2017, arXiv 1611.07004) at half its width: from the outline of a
+# pix2pix (Isola et al. 2017, arXiv 1611.07004) at a quarter of its width: from the outline of a
 # digit to the digit in the colour of its class.
 _base_ = [
     './_base_/outlines.py',
@@ -7,7 +7,7 @@ _base_ = [
 ]
 model = dict(
     type='Pix2Pix',
-    generator=dict(type='UnetGenerator', num_downs=6, base_channels=32, norm='in'),
+    generator=dict(type='UnetGenerator', num_downs=6, base_channels=16, norm='in'),
     discriminator=dict(
         type='PatchDiscriminator', in_channels=6, base_channels=16, num_layers=2, norm='in'
     ),

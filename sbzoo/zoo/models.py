@@ -223,7 +223,7 @@ def _check_is_of(cfg: Config, found: Card) -> None:
     if not found.config or found.task == 'image-classification':
         raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
     own, given = norm_of(config_of(found).model), norm_of(cfg.model)
-    if own != given:
+    if own != given and {own, given} != {'gn', 'gn32'}:
         name = Path(cfg.filename).name
         raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
 

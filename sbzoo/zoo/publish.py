@@ -27,6 +27,7 @@ from sbzoo.engine.configs import load_config, norm_of
 from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
+from sbzoo.gan.blocks import NO_NORM
 from sbzoo.gan.model import GAN
 from sbzoo.gan.translation import Translation
 from sbzoo.zoo.cards import FILE, ROOT, Card, Result
@@ -116,7 +117,7 @@ def _card(runs: Sequence[Run], name: str) -> Card:
     return Card(
         name or config.stem,
         task,
-        f'{cfg.model.type} with `{norm}`, trained on {data}, {batch} images a step.',
+        f'{_model_name(cfg.model)}, trained on {data}, {batch} images a step.',
         data,
         results=tuple(_results(runs)),
         config=config.relative_to(ROOT).as_posix(),
@@ -139,6 +140,13 @@ def _measured(card: Card, weights: bytes, cfg: Config) -> Card:
         found = evaluate(cfg, replace(card, weights=str(path)))
     results = (replace(result, value=_rounded(found[result.metric])) for result in card.results)
     return replace(card, results=tuple(results), half=True)
+
+
+def _model_name(model: Config) -> str:
+    """What the model is called, and its norm."""
+    kind = model.generator.type.removesuffix('Generator') if model.type == 'GAN' else model.type
+    norm = norm_of(model)
+    return f'{kind} without norms' if norm in ('', NO_NORM) else f'{kind} with `{norm}`'
 
 
 def _rates(lr: float | list[float]) -> str:
