@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sbzoo.bench import digits, gan, transfer
+from sbzoo.bench import classifier, digits, gan, labels, transfer
 from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parent.parent
@@ -54,3 +54,11 @@ def test_runs_of_the_gans_are_of_one_protocol():
     assert {tuple(r['lr']) for r in runs} == {(2e-4, 2e-4)}
     names = {(r['config'], r['seed']) for r in runs}
     assert len(names) == len(runs) == len(gan.NORMS) * 3
+
+
+def test_conditional_generators_draw_what_they_are_asked_for():
+    """As read by a classifier that knows real digits which it was not trained on."""
+    real, written = classifier.digits(held_out=True)
+    assert (labels.read(real) == written).double().mean() > 0.95
+    assert labels.agreement('r3gan_b8', 200) > 0.9
+    assert labels.agreement('sngan_hybrid_b2', 200) > 0.5  # of ten classes

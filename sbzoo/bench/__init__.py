@@ -1,4 +1,4 @@
-"""Every number in the README comes from a module here; `tools/bench.py NAME` makes it again.
+"""Every table of the README comes from a module here; `tools/bench.py NAME` makes it again.
 
 A module has a docstring (its help), `add_arguments(parser)` and `run(args)`.
 """
@@ -8,5 +8,5 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCHES = (
     'norm', 'memory', 'train', 'ap', 'fid',
-    'digits', 'transfer', 'configs', 'classifier', 'gan',
+    'digits', 'transfer', 'configs', 'classifier', 'gan', 'labels',
 )  # fmt: skip

@@ -117,7 +117,7 @@ def _card(runs: Sequence[Run], name: str) -> Card:
     return Card(
         name or config.stem,
         task,
-        f'{_model_name(cfg.model)}, trained on {data}, {batch} images a step.',
+        f'{_model_name(cfg.model)}, trained on {data}, {batch} image{"s" * (batch > 1)} a step.',
         data,
         results=tuple(_results(runs)),
         config=config.relative_to(ROOT).as_posix(),
