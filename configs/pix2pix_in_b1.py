@@ -12,7 +12,7 @@ model = dict(
         type='PatchDiscriminator', in_channels=6, base_channels=16, num_layers=2, norm='in'
     ),
 )
-train_cfg = dict(max_epochs=4, val_interval=2)
+train_cfg = dict(max_epochs=12, val_interval=4)
 optim_wrapper = dict(
     generator=dict(optimizer=dict(betas=(0.5, 0.999))),
     discriminator=dict(optimizer=dict(betas=(0.5, 0.999))),
