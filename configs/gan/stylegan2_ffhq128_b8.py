@@ -13,7 +13,8 @@ model = dict(
     generator=dict(type='StyleGAN2Generator', image_size=128),
     discriminator=dict(type='StyleGAN2Discriminator', image_size=128),
     loss='non-saturating',
-    penalties=[dict(type='r1', weight=1.0, interval=16)],
+    # the rule of StyleGAN2-ADA's code, as in stylegan2_b8
+    penalties=[dict(type='r1', weight=0.0002 * 128**2 / 8, interval=16)],
     ema=dict(half_life=10_000),
 )
 train_dataloader = dict(batch_size=8)
