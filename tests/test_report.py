@@ -112,7 +112,7 @@ def work_dir(folder: Path, result: dict) -> Path:
 @pytest.fixture(scope='module')
 def material(tmp_path_factory, results):
     box = Result('box AP', 0.5711, 'COCO, 200 images', mean=0.5678, std=0.0123)
-    ours = Card('retinanet_ln_b2', TASK, 'Ours.', 'digits', results=(box,), norm='ln', batch=2)
+    ours = Card('mine_ln_b2', TASK, 'Ours.', 'digits', results=(box,), norm='ln', batch=2)
     ours = dataclasses.replace(ours, seeds=(0, 1, 2))
     box = Result('box AP', 40.2, 'COCO by |others|', 'val2017')
     facts = dict(source='https://example.com', norm='gn', batch=2, devices=8, memory=7.1)
@@ -198,10 +198,10 @@ def test_ours_and_published_are_two_tables(material, tmp_path):
     theirs = tables.theirs(TASK, material.cards, tmp_path)
     shown, published = cells(ours), cells(theirs)
     assert len(shown) == 6 + 1 + 1  # cells of the result file, of the work directories, the card
-    assert shown['retinanet_ln_b2'] == ('ln', '2', '0.5711 (seed 0); 0.5678 ± 0.0123')
+    assert shown['mine_ln_b2'] == ('ln', '2', '0.5711 (seed 0); 0.5678 ± 0.0123')
     assert published == {f'theirs {EVIL}': ('gn', '2 x 8', '40.2', '7.1')}
     protocols = {row[0].text: row[0].note for row in (*ours.rows, *theirs.rows)}
-    assert protocols['retinanet_ln_b2'].startswith('COCO, 200 images')
+    assert protocols['mine_ln_b2'].startswith('COCO, 200 images')
     assert (
         protocols['retinanet_bn_b16']
         == '3 epochs; 200 images of DigitScenes; digits.jsonl; 3 seeds'
@@ -408,8 +408,8 @@ def test_names_are_escaped(written):
 def test_cards_are_linked(written):
     reader = Reader()
     reader.feed(written)
-    (link,) = (found for found in reader.links if 'retinanet_ln_b2' in found)
-    assert link.endswith('model_cards/retinanet_ln_b2/README.md')
+    (link,) = (found for found in reader.links if 'mine_ln_b2' in found)
+    assert link.endswith('model_cards/mine_ln_b2/README.md')
 
 
 def test_it_is_written_whole_or_not_at_all(material, tmp_path):
