@@ -327,6 +327,11 @@ def _is_warm(layer: Norm) -> Tensor:
 # Mixtures
 
 
+def _either(trait: str) -> property:
+    """Whether one part of a mix or the other has a trait of pools."""
+    return property(lambda mix: getattr(mix.first, trait) or getattr(mix.second, trait))
+
+
 @dataclass(frozen=True)
 class Mix(Pool):
     """A fraction alpha of the mean and of the variance from `first`, the rest from `second`."""
@@ -335,25 +340,10 @@ class Mix(Pool):
     second: Pool
     per_channel: bool = False
 
-    @property
-    def uses_batch(self) -> bool:
-        """Whether either part does."""
-        return self.first.uses_batch or self.second.uses_batch
-
-    @property
-    def keeps_running(self) -> bool:
-        """Whether either part does."""
-        return self.first.keeps_running or self.second.keeps_running
-
-    @property
-    def trains_by_running(self) -> bool:
-        """Whether either part does."""
-        return self.first.trains_by_running or self.second.trains_by_running
-
-    @property
-    def spans_ranks(self) -> bool:
-        """Whether either part does."""
-        return self.first.spans_ranks or self.second.spans_ranks
+    uses_batch = _either('uses_batch')
+    keeps_running = _either('keeps_running')
+    trains_by_running = _either('trains_by_running')
+    spans_ranks = _either('spans_ranks')
 
     def prepare(self, layer: Norm) -> None:
         self.first.prepare(layer)
