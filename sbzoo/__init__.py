@@ -23,6 +23,7 @@ __all__ = [
 
 if find_spec('mmengine') and find_spec('mmcv') and find_spec('mmdet'):
     import sbzoo.registry  # noqa: F401
-    from sbzoo.zoo import card, list_cards, load
+    from sbzoo.checkpoint.cards import card, list_cards
+    from sbzoo.zoo.load import load
 
     __all__ += ['card', 'list_cards', 'load']

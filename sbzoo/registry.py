@@ -8,7 +8,7 @@ import io
 
 from mmengine.registry import MODELS
 
-from sbzoo import ops
+from sbzoo.detection import mmcv_ops as ops
 from sbzoo.norm import Norm
 
 ops.install()  # before mmdet.models is imported, which imports every operator
@@ -17,24 +17,24 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
 
 MODELS.register_module(module=Norm)
 
-import sbzoo.backbones.resnet  # noqa: E402
-import sbzoo.backbones.timm  # noqa: E402
+import sbzoo.checkpoint.io  # noqa: E402
 import sbzoo.data.datasets  # noqa: E402
-import sbzoo.data.image_sets  # noqa: E402
+import sbzoo.data.digit_scenes_dataset  # noqa: E402
 import sbzoo.data.latents  # noqa: E402
 import sbzoo.data.transforms  # noqa: E402
-import sbzoo.engine.alphas  # noqa: E402
-import sbzoo.engine.checkpoints  # noqa: E402
-import sbzoo.engine.generation  # noqa: E402
-import sbzoo.engine.hooks  # noqa: E402
-import sbzoo.engine.noise_scale  # noqa: E402
+import sbzoo.detection.heads  # noqa: E402
+import sbzoo.detection.losses  # noqa: E402
+import sbzoo.detection.resnet  # noqa: E402
+import sbzoo.detection.timm  # noqa: E402
+import sbzoo.engine.hooks.alpha  # noqa: E402
+import sbzoo.engine.hooks.noise_scale  # noqa: E402
+import sbzoo.engine.hooks.precise_bn  # noqa: E402
+import sbzoo.engine.hooks.resume  # noqa: E402
 import sbzoo.engine.optim  # noqa: E402
-import sbzoo.engine.precise_bn  # noqa: E402
-import sbzoo.engine.with_norm  # noqa: E402
+import sbzoo.engine.options.with_norm  # noqa: E402
+import sbzoo.engine.visualize_generation  # noqa: E402
 import sbzoo.gan  # noqa: E402
-import sbzoo.heads  # noqa: E402
-import sbzoo.losses  # noqa: E402
-import sbzoo.metrics.ap  # noqa: E402
+import sbzoo.metrics.coco_ap  # noqa: E402
 import sbzoo.metrics.generative  # noqa: E402
-import sbzoo.metrics.pairs  # noqa: E402
-import sbzoo.zoo.models  # noqa: E402, F401
+import sbzoo.metrics.l1  # noqa: E402
+import sbzoo.zoo.load  # noqa: E402, F401

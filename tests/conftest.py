@@ -26,8 +26,8 @@ def _repeatable():
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory):
     """The embedded detection set, in a cache of this session's own."""
-    from sbzoo.data.cache import cache_dir
-    from sbzoo.data.digits import ensure_digits
+    from sbzoo.data.embedded.digit_scenes import ensure_digits
+    from sbzoo.paths import cache_dir
 
     os.environ['SBZOO_CACHE'] = str(tmp_path_factory.mktemp('cache'))
     with warnings.catch_warnings():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sbzoo.data.cache import ensure_built
-from sbzoo.data.images import decode, read_image_folder
-from sbzoo.engine import generate
-from sbzoo.engine.checkpoints import AtomicBackend
+from sbzoo.checkpoint.io import AtomicBackend
+from sbzoo.data.embedded.build import ensure_built
+from sbzoo.data.image_folder import decode, read_image_folder
+from sbzoo.engine import sampling as generate
 from sbzoo.files import new_folder, replacing
 from sbzoo.metrics.features import Features
 

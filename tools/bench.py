@@ -5,7 +5,8 @@ import argparse
 import sys
 from importlib import import_module
 
-from sbzoo.bench import BENCHES
+from benchmarks import BENCHES
+
 from sbzoo.engine import cli
 
 
@@ -14,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--debug', action='store_true', help='show tracebacks')
     benches = parser.add_subparsers(required=True, metavar='BENCH')
     for name in BENCHES:
-        bench = import_module(f'sbzoo.bench.{name}')
+        bench = import_module(f'benchmarks.{name}')
         options = benches.add_parser(name, help=bench.__doc__, description=bench.__doc__)
         bench.add_arguments(options)
         options.set_defaults(run=bench.run)

@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from sbzoo.checkpoint.cards import card, list_cards
     from sbzoo.errors import UserError
-    from sbzoo.zoo import card, list_cards
 
     if args.name:
         found = card(args.name)

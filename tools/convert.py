@@ -31,10 +31,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.checkpoints import find_checkpoint
-    from sbzoo.engine.conversion import convert
-    from sbzoo.engine.recipe import build_config
-    from sbzoo.zoo.store import local
+    from sbzoo.checkpoint.io import find_checkpoint
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine.convert_checkpoint import convert
+    from sbzoo.engine.options.config import build_config
 
     checkpoint = find_checkpoint(local(args.checkpoint))
     images = 0 if args.copy else args.images

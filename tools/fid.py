@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.fid import evaluate, show
+    from sbzoo.metrics.compare_tool import evaluate, show
     from sbzoo.zoo.samples import open_source
 
     with redirect_stdout(sys.stderr):  # what libraries say is not the result

@@ -12,7 +12,7 @@ from sbzoo.engine import cli
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from sbzoo.gan.adversarial import AdversarialModel
+    from sbzoo.gan.models.base import AdversarialModel
 
 EXAMPLES = """
 examples:
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.generate import save
+    from sbzoo.engine.sampling import save
 
     images, num, columns = pictures(*load(args), args)
     out = save(images, num, args.out, columns)
@@ -71,11 +71,11 @@ def main(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
     """The config and the model that the options name."""
-    from sbzoo.engine.configs import load_config
-    from sbzoo.engine.generate import check_generates, load_model
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine.options.read import load_config
+    from sbzoo.engine.sampling import check_generates, load_model
     from sbzoo.errors import UserError
-    from sbzoo.zoo import models
-    from sbzoo.zoo.store import local
+    from sbzoo.zoo import load as models
 
     if bool(args.card) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
         raise UserError('give a config and a checkpoint, or --card NAME')
@@ -89,9 +89,9 @@ def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
 
 def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
     """The images that the options ask for, how many, and in how many columns of a grid."""
-    from sbzoo.engine import generate
+    from sbzoo.engine import sampling as generate
     from sbzoo.errors import UserError
-    from sbzoo.gan.translation import Translation
+    from sbzoo.gan.models.image_to_image import Translation
 
     name, translates = args.card or args.config, isinstance(model, Translation)
     if translates != bool(args.input):
@@ -115,9 +115,9 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
 
 def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
     """The images of a folder, translated at the size that the model was trained for."""
-    from sbzoo.data.images import read_image_folder
-    from sbzoo.engine import generate
-    from sbzoo.engine.datasets import leaf
+    from sbzoo.data.image_folder import read_image_folder
+    from sbzoo.engine import sampling as generate
+    from sbzoo.engine.options.data import leaf
 
     folder = read_image_folder(root)
     size = leaf(cfg.test_dataloader.dataset).image_size

@@ -40,8 +40,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from sbzoo.zoo.index import write
     from sbzoo.zoo.publish import publish
-    from sbzoo.zoo.published import write
 
     options = args.name, args.half, args.limit, args.replace
     card = publish(args.work_dirs, *options) if args.work_dirs else None

@@ -67,9 +67,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check_cards(tolerance: float) -> None:
+    from sbzoo.checkpoint.cards import list_cards
     from sbzoo.errors import UserError
     from sbzoo.report.check import check, checkable
-    from sbzoo.zoo import list_cards
 
     cards = checkable(list_cards())
     checks = [found for card in track(cards, 'cards') for found in check(card)]

@@ -29,10 +29,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine import training
-    from sbzoo.engine.recipe import build_config
-    from sbzoo.zoo import card, models
-    from sbzoo.zoo.store import local
+    from sbzoo.checkpoint.cards import card
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine import train as training
+    from sbzoo.engine.options.config import build_config
+    from sbzoo.zoo import load as models
 
     cfg = build_config(args)
     if not args.work_dir:  # which the training has filled, and a test would write over

@@ -54,9 +54,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.engine.recipe import build_config
-    from sbzoo.engine.training import next_tool, show, train
-    from sbzoo.zoo.store import local
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine.options.config import build_config
+    from sbzoo.engine.train import next_tool, show, train
 
     args.load_from = args.load_from and local(args.load_from)
     cfg = build_config(args)

@@ -1,18 +1,233 @@
-"""Dataset classes of the embedded sets, for configs."""
+"""Dataset classes of images and of domains to translate between, for configs.
 
+They are registered with mmengine, and their pixels are in RGB. An item goes through `pipeline` as
+`img` [S, S, 3], or as `source` and `target`, and through any transform of mmcv's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
-from mmdet.datasets import CocoDataset
-from mmdet.registry import DATASETS
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
 
-from sbzoo.data.digits import CLASSES, ensure_digits
+from sbzoo.data.cifar10 import CLASSES, read_cifar10
+from sbzoo.data.embedded.image_sets import ensure_embedded
+from sbzoo.data.image_folder import decode, read_image_folder
+from sbzoo.data.paired_folders import Domains, read_domains, read_pairs
+
+_PACK_IMAGE = (dict(type='PackImage'),)
+_PACK_PAIR = (dict(type='PackPair'),)
+
+
+class _Decoded(BaseDataset):
+    """Holds `images`, decoded pixels by key, each uint8 [N, S, S, 3]."""
+
+    images: dict[str, np.ndarray]
+
+    def __init__(self, data_root: str | Path, pipeline: Sequence, **kwargs) -> None:
+        super().__init__(data_root=str(data_root), pipeline=list(pipeline), **kwargs)
+
+    def get_data_info(self, idx: int) -> dict:
+        """What is known of an image, and a copy of its pixels."""
+        info = super().get_data_info(idx)
+        pixels = {key: np.array(self.images[key][row]) for key, row in self._rows(info).items()}
+        return {**info, **pixels}
+
+    def _rows(self, info: dict) -> dict[str, int]:
+        return dict.fromkeys(self.images, info['row'])
 
 
 @DATASETS.register_module()
-class DigitScenes(CocoDataset):
-    """The embedded digit scenes; built under `data_root` when that does not exist yet."""
+class ImageFolderDataset(_Decoded):
+    """The images of a folder: central squares of `image_size` pixels by Lanczos' filter.
+
+    Args:
+        data_root: The folder, with any folders below it.
+        image_size: The side in pixels.
+        labels: Whether its sub-folders are classes.
+        pipeline: The transforms.
+        kwargs: Of mmengine's `BaseDataset`.
+
+    Raises:
+        UserError: See `read_image_folder` and `decode`.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        image_size: int,
+        labels: bool = False,
+        pipeline: Sequence = _PACK_IMAGE,
+        **kwargs,
+    ) -> None:
+        self.image_size, self.labels = image_size, labels
+        super().__init__(data_root, pipeline, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Find and decode the images."""
+        folder = read_image_folder(self.data_root, self.labels)
+        self.images = dict(img=decode(folder, self.image_size))
+        infos = [dict(img_path=str(path), row=row) for row, path in enumerate(folder.paths)]
+        if folder.classes:
+            self._metainfo['classes'] = folder.classes
+            for info, label in zip(infos, folder.labels, strict=True):
+                info['gt_label'] = label
+        return infos
+
+
+@DATASETS.register_module()
+class EmbeddedImages(ImageFolderDataset):
+    """One split of an embedded set; built under `data_root` when that does not exist yet.
+
+    Args:
+        name: One of `sbzoo.data.embedded.image_sets.SETS` that is of images.
+        data_root: The folder of the set.
+        split: `train` or `test`.
+        kwargs: Of `ImageFolderDataset`.
+    """
+
+    def __init__(self, name: str, data_root: str | Path, split: str = 'train', **kwargs) -> None:
+        super().__init__(ensure_embedded(name, data_root) / split, **kwargs)
+
+
+@DATASETS.register_module()
+class CIFAR10Dataset(_Decoded):
+    """One split of CIFAR-10, 32 x 32 pixels, with labels.
+
+    Args:
+        data_root: See `read_cifar10`.
+        split: `train` or `test`.
+        pipeline: The transforms.
+        kwargs: Of mmengine's `BaseDataset`.
+
+    Raises:
+        UserError: A file is missing, truncated or altered.
+    """
 
     METAINFO: ClassVar = dict(classes=CLASSES)
 
-    def __init__(self, *args, data_root: str, **kwargs) -> None:
-        super().__init__(*args, data_root=str(ensure_digits(data_root)), **kwargs)
+    def __init__(
+        self,
+        data_root: str | Path,
+        split: str = 'train',
+        pipeline: Sequence = _PACK_IMAGE,
+        **kwargs,
+    ) -> None:
+        self.split = split
+        super().__init__(data_root, pipeline, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read the files of the split."""
+        pixels, labels = read_cifar10(self.data_root, self.split)
+        self.images = dict(img=pixels)
+        return [
+            dict(img_path=f'{self.data_root}:{self.split}/{row}', row=row, gt_label=label)
+            for row, label in enumerate(labels.tolist())
+        ]
+
+
+class _Translation(_Decoded):
+    """Images of two domains, named by `source` and `target` below `data_root`."""
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        image_size: int,
+        source: str,
+        target: str,
+        pipeline: Sequence = _PACK_PAIR,
+        **kwargs,
+    ) -> None:
+        self.image_size, self.names = image_size, (source, target)
+        super().__init__(data_root, pipeline, **kwargs)
+
+    def _decode(self, domains: Domains) -> None:
+        folders = dict(source=domains.source, target=domains.target)
+        self.images = {key: decode(folder, self.image_size) for key, folder in folders.items()}
+
+
+@DATASETS.register_module()
+class PairedFolders(_Translation):
+    """Pairs of images, such as pix2pix's (Isola et al. 2017, arXiv 1611.07004).
+
+    Args:
+        data_root: See `read_pairs`.
+        image_size: The side in pixels.
+        source: The domain to translate from, A or B.
+        target: The other one.
+        pipeline: The transforms.
+        kwargs: Of mmengine's `BaseDataset`.
+
+    Raises:
+        UserError: See `read_pairs` and `decode`.
+    """
+
+    def __init__(self, *args, source: str = 'A', target: str = 'B', **kwargs) -> None:
+        super().__init__(*args, source=source, target=target, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Find, match and decode the images."""
+        pairs = read_pairs(self.data_root, *self.names)
+        self._decode(pairs)
+        paths = zip(pairs.source.paths, pairs.target.paths, strict=True)
+        return [
+            dict(img_path=str(source), target_path=str(target), row=row)
+            for row, (source, target) in enumerate(paths)
+        ]
+
+
+@DATASETS.register_module()
+class UnpairedFolders(_Translation):
+    """Two folders of images without pairs, such as CycleGAN's (Zhu et al. 2017, arXiv 1703.10593).
+
+    In training it is as long as the larger one, begins the sources again, and draws the target at
+    random, by NumPy's global generator. In `test_mode` each source comes once, and the targets go
+    round.
+
+    Args:
+        data_root: Where the folders are.
+        image_size: The side in pixels.
+        source: The folder to translate from.
+        target: The folder to translate to.
+        pipeline: The transforms.
+        kwargs: Of mmengine's `BaseDataset`.
+
+    Raises:
+        UserError: See `read_domains` and `decode`.
+    """
+
+    def __init__(self, *args, source: str = 'trainA', target: str = 'trainB', **kwargs) -> None:
+        super().__init__(*args, source=source, target=target, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Find and decode the images."""
+        domains = read_domains(self.data_root, *self.names)
+        self._decode(domains)
+        paths = domains.source.paths
+        count = len(paths) if self.test_mode else max(map(len, self.images.values()))
+        return [dict(img_path=str(paths[row % len(paths)]), row=row) for row in range(count)]
+
+    def _rows(self, info: dict) -> dict[str, int]:
+        sources, targets = (len(self.images[key]) for key in ('source', 'target'))
+        target = info['row'] % targets if self.test_mode else np.random.randint(targets)
+        return dict(source=info['row'] % sources, target=target)
+
+
+@DATASETS.register_module()
+class EmbeddedPairs(PairedFolders):
+    """One split of an embedded set of pairs; built when `data_root` does not exist yet."""
+
+    def __init__(self, name: str, data_root: str | Path, split: str = 'train', **kwargs) -> None:
+        super().__init__(ensure_embedded(name, data_root) / split, **kwargs)
+
+
+@DATASETS.register_module()
+class EmbeddedDomains(UnpairedFolders):
+    """An embedded set of two domains; built when `data_root` does not exist yet."""
+
+    def __init__(self, name: str, data_root: str | Path, **kwargs) -> None:
+        super().__init__(ensure_embedded(name, data_root), **kwargs)

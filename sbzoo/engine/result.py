@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from sbzoo.engine.alphas import alphas
-from sbzoo.engine.checkpoints import AtomicBackend
-from sbzoo.engine.datasets import leaf
-from sbzoo.engine.noise_scale import summary
+from sbzoo.checkpoint.io import AtomicBackend
+from sbzoo.engine.hooks.alpha import alphas
+from sbzoo.engine.hooks.noise_scale import summary
 from sbzoo.engine.optim import wrappers_of
+from sbzoo.engine.options.data import leaf
 
 FILE = 'result.json'
 SCHEDULE = ('images_a_step', 'devices', 'accumulated', 'lr', 'epochs')

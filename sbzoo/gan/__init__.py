@@ -1,10 +1,10 @@
 """Generative adversarial networks whose norm is an argument."""
 
-import sbzoo.gan.dcgan
-import sbzoo.gan.images
-import sbzoo.gan.model
-import sbzoo.gan.r3gan
-import sbzoo.gan.sngan
-import sbzoo.gan.stylegan2
-import sbzoo.gan.translation
-import sbzoo.gan.translators  # noqa: F401
+import sbzoo.gan.models.gan
+import sbzoo.gan.models.image_to_image
+import sbzoo.gan.networks.dcgan
+import sbzoo.gan.networks.image_to_image
+import sbzoo.gan.networks.r3gan
+import sbzoo.gan.networks.sngan
+import sbzoo.gan.networks.stylegan2
+import sbzoo.gan.preprocessor  # noqa: F401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sbzoo.errors import UserError
 from sbzoo.files import replacing
-from sbzoo.metrics.extractor import Extractor
+from sbzoo.metrics.extractors.base import Extractor
 from sbzoo.metrics.image_files import ImageFiles
 from sbzoo.metrics.statistics import FeatureStatistics
+from sbzoo.paths import cache_dir
 
 BATCH = 50  # images
 
@@ -103,7 +103,7 @@ def measure_once(source: Source, extractor: Extractor, keep: bool, **options: in
     if isinstance(source, FeatureStatistics):
         return Features(source)
     key = sha256(f'{_digest(source)} {extractor.protocol} {extractor.sha256}'.encode()).hexdigest()
-    path = _cache_dir() / f'{key}{".npy" if keep else ".npz"}'
+    path = cache_dir() / 'features' / f'{key}{".npy" if keep else ".npz"}'
     found = [path.is_file()]
     broadcast_object_list(found)  # so that all ranks take the same way
     if not found[0]:
@@ -147,10 +147,6 @@ def _raise_if(broken: list[str]) -> None:
         raise UserError(broken[0])
     if broken:
         raise UserError(f'{len(broken)} images cannot be read:\n  ' + '\n  '.join(broken))
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get('SBZOO_CACHE', '~/.cache/sbzoo')).expanduser() / 'features'
 
 
 def _digest(images: Dataset) -> str:

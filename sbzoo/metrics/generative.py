@@ -13,10 +13,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
-from sbzoo.metrics.extractor import distance_name, kernel_name
-from sbzoo.metrics.extractors import build_extractor, canonical
+from sbzoo.metrics.compare import NEIGHBOURS, distance, of_each, small_sample, too_few
+from sbzoo.metrics.extractors.base import distance_name, kernel_name
+from sbzoo.metrics.extractors.timm import build_extractor, canonical
 from sbzoo.metrics.features import Features, Source, measure_once, open_source
-from sbzoo.metrics.fid import NEIGHBOURS, distance, of_each, small_sample, too_few
 from sbzoo.metrics.statistics import FeatureStatistics
 
 

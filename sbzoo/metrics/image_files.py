@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from sbzoo.errors import UserError
-from sbzoo.pictures import find_images, read_rgb
+from sbzoo.images import find_images, read_rgb
 
 
 class ImageFiles(Dataset):

@@ -3,7 +3,7 @@
 from sbzoo.norm.calibrate import Calibration, calibrate
 from sbzoo.norm.convert import Conversion, convert_norm
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
-from sbzoo.norm.population import reestimate
+from sbzoo.norm.precise_bn import reestimate
 from sbzoo.norm.spec import NORMS, norm_table
 
 __all__ = [

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from sbzoo.errors import UserError
-from sbzoo.norm import kinds
-from sbzoo.norm.population import Forward, Moments, has_population, set_population
+from sbzoo.norm import supported as kinds
+from sbzoo.norm.precise_bn import Forward, Moments, has_population, set_population
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
 QUIET = 1e-3  # channels this far below the original's standard deviation are not turned up

@@ -9,7 +9,7 @@ from itertools import chain
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
-from sbzoo.norm import kinds
+from sbzoo.norm import supported as kinds
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
 from sbzoo.norm.spec import canonical, parse
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sbzoo.errors import UserError
+from sbzoo.norm.moments import Table
 from sbzoo.norm.pools import Mix
 from sbzoo.norm.spec import canonical, parse
-from sbzoo.norm.table import Table
 
 
 class Norm(_InstanceNorm):

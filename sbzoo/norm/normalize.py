@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sbzoo.norm import formulas, pixels
-from sbzoo.norm.proof import proven
-from sbzoo.norm.table import Table
+from sbzoo.norm.kernels import native as pixels
+from sbzoo.norm.kernels import reference as formulas
+from sbzoo.norm.kernels.dispatch import proven
+from sbzoo.norm.moments import Table
 
 if TYPE_CHECKING:
     from sbzoo.norm.layers import Norm
@@ -88,7 +89,7 @@ def _passes(x: Tensor) -> ModuleType:
     if not x.numel():
         return formulas
     if x.is_cuda and proven(x.device, x.dtype, pixels.memory_format(x)):
-        from sbzoo.norm import pixels_triton
+        from sbzoo.norm.kernels import triton as pixels_triton
 
         return pixels_triton
     return pixels

@@ -17,10 +17,10 @@ from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
 from sbzoo.errors import UserError
-from sbzoo.norm import pixels
-from sbzoo.norm.group_relu import group_norm_relu
+from sbzoo.norm.kernels import native as pixels
+from sbzoo.norm.kernels.group_relu import group_norm_relu
+from sbzoo.norm.moments import Table, average, by_groups, uncentred
 from sbzoo.norm.normalize import normalize, normalize_fixed
-from sbzoo.norm.table import Table, average, by_groups, uncentred
 
 if TYPE_CHECKING:
     from sbzoo.norm.layers import Norm

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from sbzoo.checkpoint.cards import Card
 from sbzoo.errors import UserError
-from sbzoo.zoo.cards import Card
-from sbzoo.zoo.evaluation import evaluate
-from sbzoo.zoo.models import config_of
+from sbzoo.zoo.evaluate import evaluate
+from sbzoo.zoo.load import config_of
 
 
 class Check(NamedTuple):

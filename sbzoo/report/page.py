@@ -9,18 +9,27 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sbzoo.engine.checkpoints import AtomicBackend
-from sbzoo.engine.curves import Curve
+from sbzoo.checkpoint.cards import TASKS, Card, list_cards
+from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.engine.result import FILE as RESULT
+from sbzoo.engine.visualize_curves import Curve
+from sbzoo.paths import CARDS
 from sbzoo.report import plots, tables
+from sbzoo.report.gather import (
+    ASIDE,
+    Cells,
+    Run,
+    curves_of,
+    experiments,
+    read_results,
+    read_work_dir,
+)
 from sbzoo.report.pictures import Picture, embed
-from sbzoo.report.runs import ASIDE, Cells, Run, curves_of, experiments, read_results, read_work_dir
 from sbzoo.report.tables import Table
-from sbzoo.zoo.cards import FOLDER, TASKS, Card, list_cards
 from sbzoo.zoo.page import picture_of
 
 TEMPLATE = 'page.html.jinja'
-RESULTS = FOLDER / 'results'
+RESULTS = CARDS / 'results'
 PLOTTED = ('box AP', 'mask AP', *tables.LOWER)  # the first words of metrics
 Experiments = dict[tuple[str, str, str, str], Cells]
 

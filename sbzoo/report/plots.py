@@ -13,7 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
-from sbzoo.engine.curves import Curve
+from sbzoo.engine.visualize_curves import Curve
 
 POINTS = 120  # of a curve, at most
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from sbzoo.bench import runs as bench
-from sbzoo.report.runs import ASIDE, Cells, Run
-from sbzoo.zoo.cards import FILE, ROOT, TASKS, Card
+from benchmarks import runs as bench
+
+from sbzoo.checkpoint.cards import FILE, TASKS, Card
+from sbzoo.paths import ROOT
+from sbzoo.report.gather import ASIDE, Cells, Run
 
 LOWER = ('FD', 'FID', 'KID')  # names that begin so are distances
 SECONDARY = ('box AP50',)

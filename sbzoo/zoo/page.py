@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, StrictUndefined
 
-from sbzoo.zoo.cards import MARK, TASKS, Card, Result, metadata
+from sbzoo.checkpoint.cards import MARK, TASKS, Card, Result, metadata
 
 NOTES = 'notes.md'
 CALLS = {

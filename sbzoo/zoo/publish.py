@@ -22,19 +22,20 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from sbzoo.engine.checkpoints import AtomicBackend, find_checkpoint, read_checkpoint
-from sbzoo.engine.configs import load_config, norm_of
+from sbzoo.checkpoint.cards import FILE, Card, Result
+from sbzoo.checkpoint.io import AtomicBackend, find_checkpoint, read_checkpoint
+from sbzoo.checkpoint.key_maps import GENERATOR
+from sbzoo.engine.options.read import load_config, norm_of
 from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError
-from sbzoo.gan.blocks import NO_NORM
-from sbzoo.gan.model import GAN
-from sbzoo.gan.translation import Translation
-from sbzoo.zoo.cards import FILE, ROOT, Card, Result
-from sbzoo.zoo.evaluation import METRICS, evaluate, metric_name
-from sbzoo.zoo.keymaps import GENERATOR
+from sbzoo.gan.models.gan import GAN
+from sbzoo.gan.models.image_to_image import Translation
+from sbzoo.gan.networks.blocks import NO_NORM
+from sbzoo.paths import ROOT
+from sbzoo.zoo.evaluate import METRICS, evaluate, metric_name
+from sbzoo.zoo.index import published
 from sbzoo.zoo.page import page, picture_of
-from sbzoo.zoo.published import published
 
 WEIGHTS = 'model.safetensors'
 AVERAGED = 'generator_ema.module.'

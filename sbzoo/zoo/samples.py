@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch.utils.data import Dataset
 
+from sbzoo.checkpoint.resolve import CARD
 from sbzoo.data.latents import labels_of
 from sbzoo.errors import UserError
 from sbzoo.metrics import features
-from sbzoo.zoo.models import Generator, load
-from sbzoo.zoo.store import CARD
+from sbzoo.zoo.load import Generator, load
 
 BATCH = 64  # images sampled at once
 

@@ -1,0 +1,196 @@
+"""The embedded detection set: handwritten digits pasted on photographs, in COCO format.
+
+Both sources ship inside installed packages: 1,797 real handwritten digits of 8 x 8 pixels in
+scikit-learn (Alpaydin and Kaynak, UCI, 1998) and the PNG photographs of scikit-image. The two
+splits share neither a digit nor a photograph. All arithmetic on pixels is integer, the random
+numbers are of NumPy's frozen legacy generator and the pictures are uncompressed, so that every
+machine writes the same bytes; `DIGEST` proves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from sbzoo.data.embedded.build import ensure_built
+
+SIZE = 96  # pixels, side of a scene
+CLASSES = tuple('0123456789')
+DIGEST = 'e30853d222c4830d63d94e1e28a747beddbb31740d59114989f0ee5b9f49dd6c'
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one split is made of."""
+
+    name: str
+    seed: int
+    num_images: int
+    digits: tuple[int, ...]  # which of scikit-learn's 1,797, by their index modulo 6
+    photographs: tuple[str, ...]  # of skimage.data
+
+
+SPLITS = (
+    Split(
+        name='train',
+        seed=0,
+        num_images=2000,
+        digits=(0, 1, 2, 3, 4),
+        photographs=(
+            'astronaut', 'brick', 'cell', 'coffee', 'coins', 'gravel', 'ihc', 'motorcycle_left',
+        ),
+    ),
+    Split(
+        name='val',
+        seed=1,
+        num_images=200,
+        digits=(5,),
+        photographs=('camera', 'chelsea', 'grass', 'moon'),
+    ),
+)  # fmt: skip
+
+
+def ensure_digits(root: str | Path) -> Path:
+    """Build the set under `root` unless it is there already, and return `root`."""
+    return ensure_built(root, build_digits, DIGEST)
+
+
+def build_digits(root: Path) -> str:
+    """Write both splits to `root` and return the sha256 over all files written."""
+    (root / 'annotations').mkdir()
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        (root / split.name).mkdir()
+        coco = _Coco()
+        for image_id, (pixels, objects) in enumerate(
+            track(scenes(split), f'digits/{split.name}', total=split.num_images), start=1
+        ):
+            file_name = f'{image_id:06d}.bmp'
+            Image.fromarray(pixels).save(root / split.name / file_name)
+            coco.add(image_id, file_name, objects)
+            digest.update(pixels.tobytes())
+        text = json.dumps(coco.as_dict(), sort_keys=True)
+        (root / 'annotations' / f'{split.name}.json').write_text(text)
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+class _Coco:
+    """Collects images and annotations in the COCO format."""
+
+    def __init__(self) -> None:
+        self.images: list[dict] = []
+        self.annotations: list[dict] = []
+
+    def add(self, image_id: int, file_name: str, objects: list[tuple[int, np.ndarray]]) -> None:
+        self.images.append(dict(id=image_id, file_name=file_name, width=SIZE, height=SIZE))
+        for label, mask in objects:
+            x, y, w, h = _box(mask)
+            self.annotations.append(
+                dict(
+                    id=len(self.annotations) + 1,
+                    image_id=image_id,
+                    category_id=label + 1,
+                    bbox=[x, y, w, h],
+                    area=int(mask.sum()),
+                    iscrowd=0,
+                    segmentation=_run_lengths(mask),
+                )
+            )
+
+    def as_dict(self) -> dict:
+        categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+        return dict(images=self.images, annotations=self.annotations, categories=categories)
+
+
+def scenes(split: Split) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """Yield the scenes of a split: pixels [96, 96, 3] and a list of (label, mask [96, 96])."""
+    rng = np.random.RandomState(split.seed)
+    strokes, labels = handwriting(split, gain=24)
+    photographs = [photograph(name) for name in split.photographs]
+    for _ in range(split.num_images):
+        pixels = _background(photographs[rng.randint(len(photographs))], rng)
+        taken = np.zeros((SIZE, SIZE), dtype=bool)
+        objects: list[tuple[int, np.ndarray]] = []
+        wanted = rng.randint(3, 8)
+        while len(objects) < wanted:
+            index = rng.randint(len(labels))
+            mask = _paste(pixels, taken, strokes[index], rng)
+            if mask is not None:
+                objects.append((int(labels[index]), mask))
+        yield pixels, objects
+
+
+def handwriting(split: Split, gain: int) -> tuple[np.ndarray, np.ndarray]:
+    """The digits of a split, uint8 [N, 8, 8] from black to white, and their labels [N].
+
+    Args:
+        split: Which of them.
+        gain: By how much their values of 0 to 16 are multiplied; what is above 255 is cut.
+    """
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    chosen = np.isin(np.arange(len(source.target)) % 6, split.digits)
+    strokes = np.minimum(source.images[chosen] * gain, 255).astype(np.uint8)
+    return strokes, source.target[chosen]
+
+
+def photograph(name: str) -> Image.Image:
+    """One of the PNG photographs of scikit-image, in RGB."""
+    import skimage
+
+    return Image.open(Path(skimage.__file__).parent / 'data' / f'{name}.png').convert('RGB')
+
+
+def _background(photograph: Image.Image, rng: np.random.RandomState) -> np.ndarray:
+    side = rng.randint(SIZE, min(photograph.size) + 1)
+    left = rng.randint(photograph.width - side + 1)
+    top = rng.randint(photograph.height - side + 1)
+    crop = photograph.crop((left, top, left + side, top + side))
+    pixels = np.array(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    return pixels // 2 + 64  # half the contrast, so that every digit can be read
+
+
+def _paste(
+    pixels: np.ndarray, taken: np.ndarray, strokes: np.ndarray, rng: np.random.RandomState
+) -> np.ndarray | None:
+    """Draw one digit into `pixels` unless its box meets what is `taken`; its mask, or None."""
+    side = rng.randint(18, 49)
+    top, left = rng.randint(SIZE - side + 1, size=2)
+    shade = rng.randint(0, 64, size=3)
+    drawn = Image.fromarray(strokes).resize((side, side), Image.Resampling.BICUBIC)
+    alpha = np.array(drawn, dtype=np.int32)
+    mask = np.zeros((SIZE, SIZE), dtype=bool)
+    mask[top : top + side, left : left + side] = alpha >= 96
+    x, y, w, h = _box(mask)
+    if taken[y : y + h, x : x + w].any():
+        return None
+    taken[y : y + h, x : x + w] = True
+    window = pixels[top : top + side, left : left + side]
+    colour = np.where(window.sum(axis=(0, 1)) < 128 * side * side, 255 - shade, shade)
+    alpha = alpha[..., None]
+    window[:] = (window * (255 - alpha) + colour * alpha + 127) // 255
+    return mask
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The tight box of a mask [H, W] as x, y, width, height in pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def _run_lengths(mask: np.ndarray) -> dict:
+    """COCO's uncompressed run-length form: column by column, starting with zeros."""
+    flat = mask.ravel(order='F')
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return dict(size=list(mask.shape), counts=[0, *counts] if flat[0] else counts)

@@ -1,0 +1,71 @@
+"""From a trained checkpoint to one of the same network with another norm."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+from torch import nn
+
+from sbzoo.checkpoint.io import AtomicBackend, check_weights, read_checkpoint
+from sbzoo.engine.batches import some_batches
+from sbzoo.errors import UserError
+from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
+from sbzoo.norm.key_names import with_own_names
+
+
+def convert(
+    cfg: Config, checkpoint: str | Path, spec: str, images: int, out: str | Path
+) -> tuple[Conversion, Calibration | None]:
+    """Write the checkpoint that `checkpoint` is with the norm that `spec` names.
+
+    Args:
+        cfg: The config that the checkpoint was trained with.
+        checkpoint: Its model may have any norm.
+        spec: See `sbzoo.norm.NORMS`.
+        images: How many training images the new norms are calibrated on; 0 keeps their
+            weights and biases as they are.
+        out: Where the new checkpoint goes.
+
+    Raises:
+        UserError: The checkpoint is broken or of another model, or would be overwritten, or the
+            model is a GAN.
+    """
+    if Path(out).exists():
+        raise UserError(f'{out} is there already')
+    reference = build_model(cfg).to(get_device())
+    if isinstance(reference, AdversarialModel):
+        raise UserError(f'{cfg.filename}: a GAN; its norms are not calibrated, so train it anew')
+    weights = with_own_names(reference, read_checkpoint(checkpoint)['state_dict'])
+    check_weights(checkpoint, weights, reference)
+    reference.load_state_dict(weights)
+    model = copy.deepcopy(reference)
+    conversion = convert_norm(model, spec)
+    calibration = None
+    if images:
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        batches = list(some_batches(loader, images, seed=0))
+        calibration = calibrate(model, reference, batches, run_every_head)
+    content = io.BytesIO()
+    torch.save(dict(state_dict=model.cpu().state_dict(), meta=dict(norm=spec)), content)
+    AtomicBackend().put(content.getvalue(), out)
+    return conversion, calibration
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights and nothing downloaded."""
+    register_all_modules(init_default_scope=True)
+    return MODELS.build(cfg.model)
+
+
+def run_every_head(model: nn.Module, batch: dict) -> None:
+    """Run a model up to the raw outputs of its heads, without what comes after them."""
+    model(**model.data_preprocessor(batch, False), mode='tensor')

@@ -1,0 +1,155 @@
+"""What the options of the tools mean: each is one change of a config.
+
+The tools add nothing that a config cannot say; the config that a run leaves in its work
+directory holds every change, and MMDetection's own tools run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+
+from sbzoo.engine.optim import wrappers_of
+from sbzoo.engine.options.data import set_data
+from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.read import load_config, typed_dicts
+from sbzoo.engine.options.schedule import (
+    say_if_lr_is_for_another_batch,
+    set_accumulate,
+    set_batch,
+    set_epochs,
+    set_lr,
+)
+from sbzoo.errors import UserError
+
+HOOKS = ('ExactResumeHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
+TENSORBOARD = dict(type='TensorboardVisBackend')
+
+
+def build_config(args: argparse.Namespace) -> Config:
+    """The config that the options of a tool name.
+
+    Raises:
+        UserError: An option, the config or the data is wrong.
+    """
+    cfg = load_config(args.config)
+    if cfg.get('resume'):  # of the run that left this config, not of the one to come
+        cfg.resume, cfg.load_from = False, None
+    use_sbzoo(cfg)
+    cfg.launcher = getattr(args, 'launcher', 'none')  # the learning rate counts its devices
+    if args.cfg_options:
+        cfg.merge_from_dict(_key_values(args.cfg_options))
+    if args.data:
+        set_data(cfg, args.data, args.drop_empty_boxes)
+    for option, change in CHANGES.items():
+        value = getattr(args, option, None)
+        if value is not None and value is not False:  # 0 is a seed
+            change(cfg, value)
+    if 'lr' in args and args.lr is None:
+        say_if_lr_is_for_another_batch(cfg)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
+    return cfg
+
+
+def _key_values(options: list[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    try:
+        return parser.parse_args(['--options', *options]).options
+    except ValueError as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: give KEY=VALUE') from error
+
+
+def use_sbzoo(cfg: Config) -> None:
+    """Give any config what those of sbzoo have: import, hooks, whole checkpoints, TensorBoard."""
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    if 'sbzoo' not in imports['imports']:
+        imports['imports'] = [*imports['imports'], 'sbzoo']
+    cfg.custom_imports = imports
+    hooks = cfg.get('custom_hooks') or []
+    present = {hook['type'] for hook in hooks}
+    cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
+    if 'checkpoint' in cfg.get('default_hooks', {}):
+        cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
+    if cfg.get('train_dataloader', {}).get('persistent_workers'):
+        cfg.train_dataloader.persistent_workers = False  # a resumed run could not have theirs
+    backends = cfg.get('visualizer', {}).get('vis_backends', [])
+    if backends and TENSORBOARD not in backends:
+        cfg.visualizer.vis_backends = [*backends, TENSORBOARD]
+
+
+def set_scratch(cfg: Config, _: bool = True) -> None:
+    """Train from random weights: nothing is downloaded and nothing stays frozen.
+
+    A stage that stays frozen at random weights costs several AP, so no stage does, and batch
+    norms learn their statistics.
+    """
+    for part in typed_dicts(cfg.model):
+        part.pop('init_cfg', None)
+        for key, value in (('frozen_stages', -1), ('norm_eval', False)):
+            if key in part:
+                part[key] = value
+    cfg.load_from = None
+
+
+def set_load_from(cfg: Config, path: str) -> None:
+    """Start from the weights of a checkpoint of this very model; nothing else is downloaded."""
+    for part in typed_dicts(cfg.model):
+        part.pop('init_cfg', None)
+    cfg.load_from = path
+
+
+def set_noise_scale(cfg: Config, interval: int) -> None:
+    """Measure the gradient noise scale every `interval` steps.
+
+    Raises:
+        UserError: The config is of a GAN, which has no one gradient.
+    """
+    if 'optimizer' not in cfg.optim_wrapper:
+        raise UserError('--noise-scale: it is of one loss, and a GAN has two players')
+    hook = dict(type='GradientNoiseScaleHook', interval=interval)
+    cfg.custom_hooks = [h for h in cfg.custom_hooks if h['type'] != hook['type']] + [hook]
+
+
+def set_seed(cfg: Config, seed: int) -> None:
+    """Seed the weights, the order of the images and the augmentation."""
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+
+
+def set_amp(cfg: Config, _: bool) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        UserError: There is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise UserError('--amp: mixed precision needs a GPU, and torch sees none')
+    for wrapper in wrappers_of(cfg.optim_wrapper):
+        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+
+
+def set_lean(cfg: Config, _: bool = True) -> None:
+    """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
+    for part in typed_dicts(cfg.model):
+        if part['type'] == 'FocalLoss':
+            part['type'] = 'LeanFocalLoss'
+    if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LeanHook')]
+
+
+CHANGES = dict(
+    scratch=set_scratch,
+    load_from=set_load_from,
+    norm=set_norm,
+    batch=set_batch,
+    accumulate=set_accumulate,
+    epochs=set_epochs,
+    lr=set_lr,
+    noise_scale=set_noise_scale,
+    seed=set_seed,
+    amp=set_amp,
+    lean=set_lean,
+)

@@ -1,0 +1,193 @@
+"""Images from a trained generator: sampled, interpolated, or translated from a folder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from rich.progress import track
+from torch import Tensor, nn
+
+from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
+from sbzoo.data.image_folder import ImageFolder, fit
+from sbzoo.data.latents import labels_of
+from sbzoo.engine.visualize_generation import image_grid, save_png
+from sbzoo.errors import UserError
+from sbzoo.files import new_folder, replacing
+from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.gan.models.gan import GAN
+from sbzoo.gan.models.image_to_image import Translation
+from sbzoo.gan.preprocessor import to_uint8
+from sbzoo.images import EXTENSIONS, read_rgb
+
+PIXELS = 2**20  # of a batch that is generated at once
+COLUMNS = 8
+
+
+def load_model(cfg: Config, checkpoint: str | Path) -> AdversarialModel:
+    """Build the model of a config in evaluation mode, with the weights of a checkpoint.
+
+    Raises:
+        UserError: The config is of no generator, or the checkpoint missing, broken or of another
+            model.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    check_generates(cfg.filename, model)
+    path = find_checkpoint(checkpoint)
+    weights = read_checkpoint(path)['state_dict']
+    check_weights(path, weights, model)
+    model.load_state_dict(weights)
+    return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+
+
+def check_generates(name: str, model: nn.Module) -> None:
+    """Check that a model is one that generates images.
+
+    Raises:
+        UserError: It is a detector, say.
+    """
+    if not isinstance(model, AdversarialModel):
+        raise UserError(f'{name}: {type(model).__name__} generates no images')
+
+
+def sample(
+    model: GAN, seeds: Sequence[int], labels: Sequence[int] | None = None, **options: float
+) -> Iterator[Tensor]:
+    """Sample an image, uint8 [3, S, S], for each seed; labels, if any, go round.
+
+    Raises:
+        UserError: Labels or options that the generator does not take.
+    """
+    _check_options(model, labels, options)
+    classes = labels or range(model.sampler.num_classes)
+
+    def batch(chunk: Sequence[int]) -> Tensor:
+        chosen = labels_of((seed - seeds[0] for seed in chunk), classes)
+        return model.sample(chunk, chosen and torch.tensor(chosen), **options)
+
+    return _in_batches(batch, seeds, model.sampler.image_size)
+
+
+def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> None:
+    kind, count = type(model.sampler).__name__, model.sampler.num_classes
+    for name in options:
+        if name not in inspect.signature(model.sampler.forward).parameters:
+            raise UserError(f'--{name}: a {kind} takes none')
+    truncation = options.get('truncation', 1.0)
+    if not 0 <= truncation <= 1:
+        raise UserError(f'--truncation {truncation}: it can be 0 to 1')
+    if labels and not count:
+        raise UserError(f'--labels: this {kind} was trained without classes')
+    wrong = [label for label in labels or () if not 0 <= label < count]
+    if wrong:
+        raise UserError(f'--labels {wrong[0]}: the classes are 0 to {count - 1}')
+
+
+def interpolate(
+    model: GAN,
+    seeds: Sequence[int],
+    steps: int,
+    labels: Sequence[int] | None = None,
+    **options: float,
+) -> Iterator[Tensor]:
+    """Images on the way from the noise of each seed to that of the next, `steps` for each.
+
+    Noise is interpolated on the sphere, where that of a normal distribution lies (Shoemake 1985;
+    White 2016, arXiv 1609.04468). All are of one class, the first if there is no label.
+
+    Raises:
+        UserError: Labels or options that the generator does not take, or more than one label.
+    """
+    _check_options(model, labels, options)
+    if labels and len(labels) > 1:
+        raise UserError(f'--labels {" ".join(map(str, labels))}: a walk is in one class; give one')
+    ends = model.noise(seeds)
+    fractions = torch.linspace(0, 1, steps).tolist()
+    noise = torch.stack([slerp(a, b, t) for a, b in pairwise(ends) for t in fractions])
+    label = (labels or [0])[0] if model.sampler.num_classes else None
+
+    @torch.no_grad()
+    def batch(chunk: Sequence[int]) -> Tensor:
+        chosen = None if label is None else torch.full((len(chunk),), label, device=noise.device)
+        return model.sampler(noise[list(chunk)], chosen, **options)
+
+    return _in_batches(batch, range(len(noise)), model.sampler.image_size)
+
+
+def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
+    """The vector at `fraction` of the arc between two vectors."""
+    cosine = torch.dot(start / start.norm(), end / end.norm()).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    if angle < 1e-6:
+        return torch.lerp(start, end, fraction)
+    weights = torch.sin((1 - fraction) * angle), torch.sin(fraction * angle)
+    return (weights[0] * start + weights[1] * end) / torch.sin(angle)
+
+
+def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Tensor]:
+    """Translate the images of a folder, their central squares at `size` pixels."""
+
+    def batch(chunk: Sequence[int]) -> Tensor:
+        images = np.stack([np.asarray(fit(read_rgb(folder.paths[i]), size)) for i in chunk])
+        inputs = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        return model.translate(inputs.to(model.data_preprocessor.device))
+
+    return _in_batches(batch, range(folder.num_images), size)
+
+
+def _in_batches(
+    batch: Callable[[Sequence[int]], Tensor], items: Sequence[int], size: int
+) -> Iterator[Tensor]:
+    """uint8 images of `batch`, called with as many items as fit; fewer where memory runs out."""
+    step = max(1, PIXELS // size**2)
+    start = 0
+    while start < len(items):
+        try:
+            images = batch(items[start : start + step])
+        except torch.cuda.OutOfMemoryError:
+            if step == 1:
+                raise
+            torch.cuda.empty_cache()
+            step = (step + 1) // 2
+            continue
+        yield from to_uint8(images).cpu()
+        start += len(images)
+
+
+def save(images: Iterator[Tensor], num: int, out: Path, columns: int = COLUMNS) -> Path:
+    """Write images: a grid to `.png`, all to `.npz` ([N, H, W, 3]), or a PNG each to a folder.
+
+    Raises:
+        UserError: The folder exists and is not empty, or it is named as a file of another kind.
+    """
+    images = track(images, 'images', total=num)
+    if out.suffix == '.png':
+        return save_png(image_grid(torch.stack(list(images)), columns), out)
+    if out.suffix == '.npz':
+        return _save_npz(np.stack([image.permute(1, 2, 0).numpy() for image in images]), out)
+    if out.suffix[1:].lower() in EXTENSIONS:
+        raise UserError(f'--out {out}: give a file.png, a file.npz, or a new folder')
+    return _save_folder(images, out)
+
+
+def _save_npz(images: np.ndarray, out: Path) -> Path:
+    with replacing(out) as file:
+        np.savez_compressed(file, images)
+    return out
+
+
+def _save_folder(images: Iterator[Tensor], out: Path) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f'{out}: exists already; give a new folder, or a file.png or file.npz')
+    with new_folder(out) as folder:
+        for index, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{index:06d}.png')
+    return out

@@ -1,0 +1,121 @@
+"""Train and test from a config, and show what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.registry import METRICS, init_default_scope
+from mmengine.runner import Runner
+from rich.console import Console
+
+from sbzoo.checkpoint.io import check_fits, find_checkpoint, latest_checkpoint
+from sbzoo.engine import visualize_detection as detection
+from sbzoo.engine import visualize_generation as generation
+from sbzoo.engine.hooks.noise_scale import explain
+from sbzoo.engine.options.schedule import check_spans
+from sbzoo.engine.result import write_result
+from sbzoo.engine.runner import unwrapped
+from sbzoo.engine.visualize_curves import draw_curves
+from sbzoo.errors import UserError
+from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.gan.models.image_to_image import Translation
+
+TIMES = ('time', 'data_time')  # what mmengine logs of a validation beside its metrics
+
+
+def train(
+    cfg: Config, resume: str | None = None, weights: str | None = None
+) -> tuple[Runner, dict[str, float]]:
+    """Train to the end of the schedule and return the runner with the metrics of the last epoch.
+
+    Args:
+        cfg: A complete config.
+        resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
+        weights: The checkpoint that the config starts from, if it must fit the model strictly.
+
+    Raises:
+        UserError: A checkpoint is broken or of another model, the best checkpoint is to be found
+            by a metric that does not exist, or the loss is not finite.
+    """
+    Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+    checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if checkpoint:
+        cfg.load_from, cfg.resume = str(checkpoint), True
+    check_save_best(cfg)
+    runner = Runner.from_cfg(cfg)
+    check_spans(cfg, len(runner.train_dataloader))
+    if checkpoint or weights:
+        check_fits(checkpoint or weights, unwrapped(runner))
+    if resume and not checkpoint:
+        runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    metrics = {k[4:]: scalars[k].current() for k in scalars if k.startswith('val/')}
+    return runner, {k: v for k, v in metrics.items() if k not in TIMES} or runner.test()
+
+
+def check_save_best(cfg: Config) -> None:
+    """Check that the metric that picks the best checkpoint is one that the evaluation gives.
+
+    Raises:
+        UserError: It is not; mmengine would say so after the first epoch.
+    """
+    wanted = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    if wanted in (None, 'auto'):
+        return
+    evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    with METRICS.switch_scope_and_registry(None) as registry:
+        kinds = [registry.get(evaluator.type) for evaluator in evaluators]
+    if not all(hasattr(kind, 'keys_of') for kind in kinds):
+        return  # MMDetection's own metrics do not tell
+    known = [
+        key
+        for kind, evaluator in zip(kinds, evaluators, strict=True)
+        for key in kind.keys_of(**{k: v for k, v in evaluator.items() if k != 'type'})
+    ]
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        if name not in known:
+            raise UserError(f'save_best={name!r}: the evaluation gives {", ".join(known)}')
+
+
+def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]:
+    """Evaluate a checkpoint, or the newest checkpoint of a folder.
+
+    Raises:
+        UserError: There is none, or it is broken or of another model.
+    """
+    path = find_checkpoint(checkpoint)
+    cfg.load_from, cfg.resume = str(path), False
+    runner = Runner.from_cfg(cfg)
+    check_fits(path, unwrapped(runner))
+    return runner, runner.test()
+
+
+def next_tool(runner: Runner) -> str:
+    """What comes after a training: detectors are tested, generators generate."""
+    model = unwrapped(runner)
+    if isinstance(model, Translation):
+        return 'python tools/generate.py --input FOLDER'
+    return f'python tools/{"generate" if isinstance(model, AdversarialModel) else "test"}.py'
+
+
+def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
+    """Print the metrics, the noise scale, the paths of the pictures, and what to type next.
+
+    The numbers go to `result.json` in the work directory too, with their protocol.
+    """
+    if not is_main_process():
+        return
+    write_result(runner, metrics)
+    kind = generation if isinstance(unwrapped(runner), AdversarialModel) else detection
+    console = Console(highlight=False)
+    console.print(kind.table(metrics))
+    console.print(f'picture: {kind.draw(runner)}', soft_wrap=True)
+    if noise := explain(runner.message_hub):
+        console.print(f'noise:   {noise}', soft_wrap=True)
+    if runner.iter and (curves := draw_curves(runner.work_dir)):  # it has trained
+        console.print(f'curves:  {curves}', soft_wrap=True)
+    console.print(f'next:    {next_command}', soft_wrap=True)

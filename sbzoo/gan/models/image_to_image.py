@@ -1,0 +1,215 @@
+"""Models that translate images: pix2pix between pairs, CycleGAN between two domains."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from sbzoo.errors import UserError
+from sbzoo.gan.losses import gan_loss
+from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, update
+
+
+class Translation(AdversarialModel):
+    """A model whose `generator` translates images of a source into a target."""
+
+    beside = ('source', 'target')  # inputs that stand beside a translation in its sample
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        data_samples: list[BaseDataElement] | None = None,
+        mode: str = 'predict',
+    ) -> list[BaseDataElement]:
+        """Translate `inputs['source']`; the samples hold what went in beside what came out."""
+        given = {f'{name}_img': inputs[name] for name in self.beside}
+        return as_samples(self.translate(inputs['source']), **given)
+
+    @torch.no_grad()
+    def translate(self, images: Tensor) -> Tensor:
+        """Translate images [N, 3, H, W] of -1 to 1."""
+        return self.generator.eval()(images)
+
+
+@MODELS.register_module()
+class Pix2Pix(Translation):
+    """Image-to-image translation between pairs (Isola et al. 2017, arXiv 1611.07004).
+
+    Args:
+        generator: Config of a net from source [N, 3, H, W] to target [N, 3, H, W].
+        discriminator: Config of a net from both, [N, 6, H, W], to logits.
+        loss: A row of `sbzoo.gan.losses.LOSSES`.
+        l1_weight: Weight of the mean absolute difference to the target.
+    """
+
+    def __init__(
+        self,
+        generator: dict,
+        discriminator: dict,
+        loss: str = 'non-saturating',
+        l1_weight: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.generator = MODELS.build(generator)
+        self.discriminator = MODELS.build(discriminator)
+        self.loss = gan_loss(loss)
+        self.l1_weight = l1_weight
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
+        """A step of the discriminator, then one of the generator, on the same translations."""
+        inputs = self.data_preprocessor(data, True)['inputs']
+        source, target = inputs['source'], inputs['target']
+        wrapper = optim_wrapper['generator']
+        with wrapper.optim_context(self.generator):
+            fake = self.generator(source)
+            log = self._train_discriminator(source, target, fake.detach(), optim_wrapper)
+            with frozen(self.discriminator):
+                fake_logits = self._discriminate(source, fake)
+                real_logits = self._discriminate(source, target) if self.loss.paired else None
+            losses = dict(
+                loss_g=self.loss.generator(fake_logits, real_logits),
+                loss_l1=self.l1_weight * l1_loss(fake, target),
+            )
+        return log | update(losses, wrapper)
+
+    def _train_discriminator(
+        self, source: Tensor, target: Tensor, fake: Tensor, optim_wrapper: OptimWrapperDict
+    ) -> Losses:
+        wrapper = optim_wrapper['discriminator']
+        with wrapper.optim_context(self.discriminator):
+            logits = [self._discriminate(source, images) for images in (target, fake)]
+            losses = dict(loss_d=self.loss.discriminator(*logits))
+        return update(losses, wrapper)
+
+    def _discriminate(self, source: Tensor, images: Tensor) -> Tensor:
+        return self.discriminator(torch.cat([source, images], dim=1))
+
+
+class ImagePool(nn.Module):
+    """The last images of a generator, so that its discriminator does not forget them.
+
+    Half of the time an image goes through, half of the time an older one comes out in its place
+    (Shrivastava et al. 2017, arXiv 1612.07828). It is part of the checkpoint, for an exact resume.
+
+    Args:
+        size: How many images; with 0 all go through.
+        image_size: Their side in pixels.
+    """
+
+    def __init__(self, size: int, image_size: int) -> None:
+        super().__init__()
+        self.register_buffer('images', torch.zeros(size, 3, image_size, image_size))
+        self.register_buffer('filled', torch.tensor(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Put images [N, 3, H, W] in and take as many out."""
+        return torch.stack([self._exchange(image) for image in images])
+
+    def _exchange(self, image: Tensor) -> Tensor:
+        if self.filled < len(self.images):
+            self.images[self.filled] = image
+            self.filled += 1
+            return image
+        if not len(self.images) or torch.rand(()) < 0.5:
+            return image
+        index = int(torch.randint(len(self.images), ()))
+        older = self.images[index].clone()
+        self.images[index] = image
+        return older
+
+
+@MODELS.register_module()
+class CycleGAN(Translation):
+    """Translation between two domains without pairs (Zhu et al. 2017, arXiv 1703.10593).
+
+    `generator` and `discriminator` are of the target, `inverse` and `inverse_discriminator` of the
+    way back to the source.
+
+    Args:
+        generator: Config of both translators.
+        discriminator: Config of both discriminators.
+        image_size: Side of the images in pixels.
+        loss: A row of `sbzoo.gan.losses.LOSSES` that needs no pairs.
+        cycle_weight: Weight of the mean absolute difference after there and back.
+        identity_weight: Weight of the mean absolute difference of what is in the right domain
+            already; 0.5 of `cycle_weight` in the paper's examples.
+        pool_size: Images that each discriminator remembers.
+
+    Raises:
+        UserError: Unknown loss, or one of pairs.
+    """
+
+    beside = ('source',)  # the target is another image
+
+    def __init__(
+        self,
+        generator: dict,
+        discriminator: dict,
+        image_size: int,
+        loss: str = 'least-squares',
+        cycle_weight: float = 10.0,
+        identity_weight: float = 5.0,
+        pool_size: int = 50,
+    ) -> None:
+        super().__init__()
+        self.loss = gan_loss(loss)
+        if self.loss.paired:
+            raise UserError(
+                f'CycleGAN: loss={loss!r} compares a fake with its real, and has no pairs'
+            )
+        self.generator, self.inverse = MODELS.build(generator), MODELS.build(generator)
+        self.discriminator = MODELS.build(discriminator)
+        self.inverse_discriminator = MODELS.build(discriminator)
+        self.pool, self.inverse_pool = (ImagePool(pool_size, image_size) for _ in range(2))
+        self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
+
+    def players(self) -> dict[str, nn.Module]:
+        """Both translators share an optimizer, and both discriminators."""
+        return dict(
+            generator=nn.ModuleList([self.generator, self.inverse]),
+            discriminator=nn.ModuleList([self.discriminator, self.inverse_discriminator]),
+        )
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
+        """A step of both translators, then one of both discriminators."""
+        inputs = self.data_preprocessor(data, True)['inputs']
+        source, target = inputs['source'], inputs['target']
+        wrapper = optim_wrapper['generator']
+        with (
+            wrapper.optim_context(self.generator),
+            frozen(self.discriminator, self.inverse_discriminator),
+        ):
+            fake, inverse_fake = self.generator(source), self.inverse(target)
+            losses = self._generator_losses(source, target, fake, inverse_fake)
+        log = update(losses, wrapper)
+        fakes = self.pool(fake.detach()), self.inverse_pool(inverse_fake.detach())
+        return log | self._train_discriminators((target, source), fakes, optim_wrapper)
+
+    def _generator_losses(
+        self, source: Tensor, target: Tensor, fake: Tensor, inverse_fake: Tensor
+    ) -> Losses:
+        adversarial = self.loss.generator(self.discriminator(fake), None)
+        inverse = self.loss.generator(self.inverse_discriminator(inverse_fake), None)
+        cycle = l1_loss(self.inverse(fake), source) + l1_loss(self.generator(inverse_fake), target)
+        losses = dict(loss_g=adversarial + inverse, loss_cycle=self.cycle_weight * cycle)
+        if self.identity_weight:
+            same = l1_loss(self.generator(target), target) + l1_loss(self.inverse(source), source)
+            losses['loss_identity'] = self.identity_weight * same
+        return losses
+
+    def _train_discriminators(
+        self, reals: tuple[Tensor, Tensor], fakes: tuple[Tensor, Tensor], wrappers: OptimWrapperDict
+    ) -> Losses:
+        wrapper = wrappers['discriminator']
+        nets = self.discriminator, self.inverse_discriminator
+        with wrapper.optim_context(self.discriminator):
+            both = [
+                self.loss.discriminator(net(real), net(fake))
+                for net, real, fake in zip(nets, reals, fakes, strict=True)
+            ]
+            losses = dict(loss_d=sum(both) / 2)  # the discriminators are slowed down, as published
+        return update(losses, wrapper)

@@ -1,0 +1,97 @@
+"""DCGAN (Radford et al. 2016, arXiv 1511.06434)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from sbzoo.gan.networks.blocks import NO_NORM, add_spectral_norm, doublings, init_normal, norm_layer
+
+
+@MODELS.register_module()
+class DCGANGenerator(nn.Module):
+    """Transposed convolutions from a 4 x 4 map, which has `image_size / 8 * base_channels`.
+
+    Args:
+        image_size: S: 32, 64 or 128.
+        noise_size: Length of the noise.
+        base_channels: Channels of the last map before the image.
+        norm: A spec of `sbzoo.norm`, or 'none'.
+
+    Raises:
+        UserError: Another image size, or an unknown norm.
+    """
+
+    num_classes = 0
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        noise_size: int = 128,
+        base_channels: int = 64,
+        norm: str = 'bn',
+    ) -> None:
+        super().__init__()
+        self.image_size, self.noise_size = image_size, noise_size
+        levels = range(doublings(image_size) - 1, -1, -1)
+        widths = [base_channels << level for level in levels]
+        layers = _up(noise_size, widths[0], norm, stride=1, padding=0)
+        for before, after in pairwise(widths):
+            layers += _up(before, after, norm)
+        layers += [nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        init_normal(self)
+
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """From noise [N, noise_size] to images [N, 3, S, S] in [-1, 1]; labels are not used."""
+        return self.layers(noise[:, :, None, None])
+
+
+def _up(before: int, after: int, norm: str, stride: int = 2, padding: int = 1) -> list[nn.Module]:
+    bias = norm == NO_NORM
+    conv = nn.ConvTranspose2d(before, after, 4, stride, padding, bias=bias)
+    return [conv, norm_layer(norm, after), nn.ReLU(inplace=True)]
+
+
+@MODELS.register_module()
+class DCGANDiscriminator(nn.Module):
+    """Strided convolutions down to a 4 x 4 map of `image_size / 8 * base_channels` channels.
+
+    Args:
+        image_size: S: 32, 64 or 128.
+        base_channels: Channels of the first map.
+        norm: A spec of `sbzoo.norm`, or 'none'; the first map has none, as published.
+        spectral_norm: Whether weights are divided by their largest singular value.
+
+    Raises:
+        UserError: Another image size, or an unknown norm.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        base_channels: int = 64,
+        norm: str = 'none',
+        spectral_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels << level for level in range(doublings(image_size))]
+        layers = _down(3, widths[0], NO_NORM)
+        for before, after in pairwise(widths):
+            layers += _down(before, after, norm)
+        layers += [nn.Conv2d(widths[-1], 1, 4), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
+        init_normal(self)
+        if spectral_norm:
+            add_spectral_norm(self)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """From images [N, 3, S, S] to logits [N]; labels are not used."""
+        return self.layers(images)
+
+
+def _down(before: int, after: int, norm: str) -> list[nn.Module]:
+    conv = nn.Conv2d(before, after, 4, 2, 1, bias=norm == NO_NORM)
+    return [conv, norm_layer(norm, after), nn.LeakyReLU(0.2, inplace=True)]

@@ -1,0 +1,199 @@
+"""Networks from image to image: CycleGAN's and pix2pix's, and the discriminator of patches.
+
+CycleGAN is Zhu et al. 2017 (arXiv 1703.10593), pix2pix Isola et al. 2017 (arXiv 1611.07004). Both
+train at batch 1, where instance norm is at home.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from sbzoo.errors import UserError
+from sbzoo.gan.networks.blocks import NO_NORM, init_normal, norm_layer
+
+
+@MODELS.register_module()
+class ResnetGenerator(nn.Module):
+    """CycleGAN's generator: two halvings, residual blocks, two doublings, by reflection padding.
+
+    Args:
+        base_channels: Channels at full size; the blocks have four times as many.
+        num_blocks: 9 for images of 256 pixels, 6 for 128 (as published).
+        norm: A spec of `sbzoo.norm`, or 'none'.
+
+    Raises:
+        UserError: Unknown norm.
+    """
+
+    def __init__(self, base_channels: int = 64, num_blocks: int = 9, norm: str = 'in') -> None:
+        super().__init__()
+        c, bias = base_channels, norm == NO_NORM
+        self.model = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            *_with_relu(nn.Conv2d(3, c, 7, bias=bias), norm),
+            *_with_relu(nn.Conv2d(c, 2 * c, 3, 2, 1, bias=bias), norm),
+            *_with_relu(nn.Conv2d(2 * c, 4 * c, 3, 2, 1, bias=bias), norm),
+            *(ResidualBlock(4 * c, norm) for _ in range(num_blocks)),
+            *_with_relu(nn.ConvTranspose2d(4 * c, 2 * c, 3, 2, 1, 1, bias=bias), norm),
+            *_with_relu(nn.ConvTranspose2d(2 * c, c, 3, 2, 1, 1, bias=bias), norm),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(c, 3, 7),
+            nn.Tanh(),
+        )
+        init_normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From images [N, 3, H, W], H and W multiples of 4, to images in [-1, 1]."""
+        return self.model(images)
+
+
+def _with_relu(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> list[nn.Module]:
+    return [conv, norm_layer(norm, conv.out_channels), nn.ReLU(inplace=True)]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with their norms, added to the input."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        conv1, conv2 = (nn.Conv2d(channels, channels, 3, bias=norm == NO_NORM) for _ in range(2))
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1),
+            *_with_relu(conv1, norm),
+            nn.ReflectionPad2d(1),
+            conv2,
+            norm_layer(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [N, C, H, W] to the same shape."""
+        return x + self.conv_block(x)
+
+
+@MODELS.register_module()
+class PatchDiscriminator(nn.Module):
+    """Tells real from fake patch by patch; with three layers a patch has 70 x 70 pixels.
+
+    Args:
+        in_channels: 3, or 6 for a source and a target one on top of the other.
+        base_channels: Channels of the first map, which has no norm.
+        num_layers: Convolutions that halve the map.
+        norm: A spec of `sbzoo.norm`, or 'none'.
+
+    Raises:
+        UserError: Unknown norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        num_layers: int = 3,
+        norm: str = 'in',
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * min(2**level, 8) for level in range(num_layers + 1)]
+        layers = [nn.Conv2d(in_channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        for level, (before, after) in enumerate(pairwise(widths), 1):
+            stride = 2 if level < num_layers else 1
+            layers += [
+                nn.Conv2d(before, after, 4, stride, 1, bias=norm == NO_NORM),
+                norm_layer(norm, after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        self.model = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        init_normal(self)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """From images [N, C, H, W] to logits [N, 1, h, w]; labels are not used."""
+        return self.model(images)
+
+
+@MODELS.register_module()
+class UnetGenerator(nn.Module):
+    """pix2pix's generator: halvings down to one pixel, doublings back, skips between them.
+
+    The innermost map is 1 x 1 for images of `2 ** num_downs` pixels and has no norm, as published:
+    instance norm would leave nothing of it. All other maps have 2 x 2 pixels at least. Images of
+    more pixels have to be multiples of that.
+
+    The dropout of the innermost levels is pix2pix's only noise. In evaluation it is off, and an
+    image does not depend on the others of its batch, unless the norm is of the batch.
+
+    Args:
+        num_downs: How often the image is halved.
+        base_channels: Channels after the first halving; they double up to eight times as many.
+        norm: A spec of `sbzoo.norm`, or 'none'; the paper's is 'bn' with the statistics of the
+            batch in evaluation too, which at batch 1 is 'in'.
+        dropout: Of levels with eight times the channels, the innermost excepted.
+
+    Raises:
+        UserError: Unknown norm, `num_downs` below 2, or images that cannot be halved as often.
+    """
+
+    def __init__(
+        self,
+        num_downs: int = 8,
+        base_channels: int = 64,
+        norm: str = 'in',
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if num_downs < 2:
+            raise UserError(f'UnetGenerator: num_downs {num_downs}; it can be 2 or more')
+        self.num_downs = num_downs
+        widths = [base_channels * min(2**level, 8) for level in range(num_downs)]
+        level = None
+        for depth in range(num_downs - 1, 0, -1):
+            drop = dropout if level is not None and widths[depth - 1] == widths[depth] else 0.0
+            level = UnetLevel(widths[depth - 1], widths[depth], level, norm, drop)
+        self.down = nn.Conv2d(3, base_channels, 4, 2, 1)
+        self.inner = level
+        self.up = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
+        init_normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From images [N, 3, H, W], sides multiples of `2 ** num_downs`, to images in [-1, 1]."""
+        side = 2**self.num_downs
+        if images.shape[2] % side or images.shape[3] % side:
+            raise UserError(
+                f'UnetGenerator of num_downs={self.num_downs}: images of {images.shape[2]} x '
+                f'{images.shape[3]} pixels; both sides have to be multiples of {side}'
+            )
+        return self.up(F.relu(self.inner(self.down(images)))).tanh()
+
+
+class UnetLevel(nn.Module):
+    """Halves a map, does what is inside, doubles it, and puts the result on top of its input.
+
+    Args:
+        outer: Channels of its input C.
+        inside: Channels of the halved map.
+        inner: The next level, None for the innermost.
+        norm: As in `UnetGenerator`.
+        dropout: Probability.
+    """
+
+    def __init__(
+        self, outer: int, inside: int, inner: UnetLevel | None, norm: str, dropout: float
+    ) -> None:
+        super().__init__()
+        innermost, bias = inner is None, norm == NO_NORM
+        self.down = nn.Conv2d(outer, inside, 4, 2, 1, bias=bias or innermost)
+        self.down_norm = norm_layer(NO_NORM if innermost else norm, inside)
+        self.inner = nn.Identity() if innermost else inner
+        self.up = nn.ConvTranspose2d(inside * (2 - innermost), outer, 4, 2, 1, bias=bias)
+        self.up_norm = norm_layer(norm, outer)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [N, C, H, W] to [N, 2 C, H, W]."""
+        x = F.leaky_relu(x, 0.2)  # the skip is taken behind the activation, as published
+        y = self.inner(self.down_norm(self.down(x)))
+        y = self.up_norm(self.up(F.relu(y)))
+        return torch.cat([x, self.dropout(y)], dim=1)

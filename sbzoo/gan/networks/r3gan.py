@@ -1,0 +1,169 @@
+"""R3GAN (Huang et al. 2024, arXiv 2501.05441): a strong baseline without any norm.
+
+It trains with the relativistic loss and with r1 and r2 together.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from sbzoo.errors import UserError
+from sbzoo.gan.networks.blocks import ClassEmbedding, Lowpass, of_class, pyramid
+
+EXPANSION = 2  # of the channels between the 1 x 1 convolutions of a block
+SLOPE = 0.2  # of the leaky ReLUs
+
+
+@MODELS.register_module()
+class R3GANGenerator(nn.Module):
+    """Residual blocks and bilinear doublings from a learned 4 x 4 map, scaled by the noise.
+
+    In training the images are not limited, as their gradient would be; in evaluation they are cut
+    off at -1 and 1.
+
+    Args:
+        image_size: S: 32, 64 or 128.
+        noise_size: Length of the noise, and of the embedding of a class beside it.
+        base_channels: Channels at full size; they double at each half. The paper's are 768 for
+            CIFAR-10, and 384 at 64 pixels.
+        max_channels: At most that many.
+        num_blocks: Residual blocks of each size.
+        group_size: Channels in a group of the 3 x 3 convolutions.
+        num_classes: 0 is unconditional.
+
+    Raises:
+        UserError: Another image size, channels that are not divided by the group size, or labels
+            missing in a call.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        noise_size: int = 64,
+        base_channels: int = 768,
+        max_channels: int = 768,
+        num_blocks: int = 2,
+        group_size: int = 16,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
+        widths = pyramid(image_size, base_channels, max_channels)
+        self.embedding = ClassEmbedding(num_classes, noise_size) if num_classes else None
+        self.linear = nn.Linear(noise_size * (1 + bool(num_classes)), widths[0], bias=False)
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        levels = [_blocks(width, num_blocks, group_size) for width in widths]
+        self.levels = nn.ModuleList(levels)
+        self.transitions = nn.ModuleList(
+            _pointwise(before, after) for before, after in pairwise(widths)
+        )
+        self.to_rgb = nn.Conv2d(widths[-1], 3, 1, bias=False)
+        self.lowpass = Lowpass()
+        _init_fixup(self)
+
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """From noise [N, noise_size] and labels [N] to images [N, 3, S, S]."""
+        if self.embedding is not None:
+            noise = torch.cat([noise, self.embedding(labels)], dim=1)
+        x = self.levels[0](self.basis * self.linear(noise)[:, :, None, None])
+        for transition, blocks in zip(self.transitions, self.levels[1:], strict=True):
+            x = blocks(self.lowpass.up(transition(x)))
+        image = self.to_rgb(x)
+        return image if self.training else image.clamp(-1, 1)
+
+
+@MODELS.register_module()
+class R3GANDiscriminator(nn.Module):
+    """The generator the other way round.
+
+    Args:
+        image_size: S: 32, 64 or 128.
+        base_channels: As of the generator.
+        max_channels: As of the generator.
+        num_blocks: Residual blocks of each size.
+        group_size: Channels in a group of the 3 x 3 convolutions.
+        num_classes: 0 is unconditional; otherwise the logit is that of the label.
+
+    Raises:
+        UserError: As of the generator.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        base_channels: int = 768,
+        max_channels: int = 768,
+        num_blocks: int = 2,
+        group_size: int = 16,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        widths = pyramid(image_size, base_channels, max_channels)[::-1]
+        self.from_rgb = nn.Conv2d(3, widths[0], 1, bias=False)
+        self.levels = nn.ModuleList(_blocks(width, num_blocks, group_size) for width in widths)
+        self.transitions = nn.ModuleList(
+            _pointwise(before, after) for before, after in pairwise(widths)
+        )
+        self.basis = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
+        self.linear = nn.Linear(widths[-1], max(num_classes, 1), bias=False)
+        self.lowpass = Lowpass()
+        _init_fixup(self)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """From images [N, 3, S, S] and labels [N] to logits [N]."""
+        x = self.levels[0](self.from_rgb(images))
+        for transition, blocks in zip(self.transitions, self.levels[1:], strict=True):
+            x = blocks(transition(self.lowpass.down(x)))
+        return of_class(self.linear(self.basis(x).flatten(1)), labels)
+
+
+class InvertedBottleneck(nn.Module):
+    """1 x 1 to more channels, 3 x 3 in groups, 1 x 1 back, added to the input."""
+
+    def __init__(self, channels: int, group_size: int) -> None:
+        super().__init__()
+        wide = EXPANSION * channels
+        if wide % group_size:
+            raise UserError(
+                f'R3GAN: {wide} channels in a block ({EXPANSION} x {channels}) are no multiple of '
+                f'group_size={group_size}'
+            )
+        self.conv1 = nn.Conv2d(channels, wide, 1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide // group_size)
+        self.conv3 = nn.Conv2d(wide, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From [N, C, H, W] to the same shape."""
+        y = F.leaky_relu(self.conv1(x), SLOPE)
+        return x + self.conv3(F.leaky_relu(self.conv2(y), SLOPE))
+
+
+def _blocks(channels: int, num_blocks: int, group_size: int) -> nn.Sequential:
+    return nn.Sequential(*(InvertedBottleneck(channels, group_size) for _ in range(num_blocks)))
+
+
+def _pointwise(before: int, after: int) -> nn.Module:
+    return nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
+
+
+def _init_fixup(net: nn.Module) -> None:
+    """The start that makes up for the norm (Zhang et al. 2019, arXiv 1901.09321).
+
+    Branches start at zero by their last convolution, and the other two start smaller the more
+    blocks there are.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity='linear')
+    blocks = [module for module in net.modules() if isinstance(module, InvertedBottleneck)]
+    for block in blocks:
+        for conv in (block.conv1, block.conv2):
+            nn.init.kaiming_normal_(conv.weight, a=SLOPE)
+            conv.weight.data *= len(blocks) ** -0.25
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(block.conv3.weight)

@@ -1,0 +1,132 @@
+"""The extractors by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from mmengine.device import get_device
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sbzoo.errors import UserError
+from sbzoo.metrics.extractors.base import Extractor, read_weights
+from sbzoo.metrics.extractors.digits import Digits
+from sbzoo.metrics.extractors.inception import Inception, inception_dims
+
+SPECS = {
+    'inception': 'FID; inception:64, :192 and :768 are earlier layers, and no FID',
+    'digits': 'FD-digits, of the digit classifier that sbzoo embeds',
+    'timm:MODEL': 'FD-timm-MODEL, of any network of timm; its weights are a local file',
+}
+
+
+class Timm(Extractor):
+    """The pooled features of a network of timm, at the size and scale that it was trained at.
+
+    Args:
+        model: A name of timm, with or without a tag.
+        weights: A .safetensors file or a .pth file of plain tensors, under the names of timm.
+
+    Raises:
+        UserError: timm has no such model, or the file is not of its weights.
+    """
+
+    def __init__(self, model: str, weights: str | Path | None) -> None:
+        super().__init__()
+        if not timm.is_model(model):
+            raise UserError(f'timm has no model {model!r}')
+        if not weights:
+            raise UserError(f'timm:{model} needs its weights in a local file')
+        data, self.sha256 = read_weights(weights)
+        self.spec = f'timm:{model}'
+        self.net = _network(model, weights, _tensors(weights, data))
+        cfg = resolve_model_data_config(self.net)
+        self.d, self.size = self.net.head_hidden_size, cfg['input_size'][1:]
+        self.mode = 'bilinear' if cfg['interpolation'] == 'bilinear' else 'bicubic'
+        self.resize = f'{self.mode}, antialiased, to {self.size[0]} x {self.size[1]}'
+        for name in ('mean', 'std'):
+            self.register_buffer(name, torch.tensor(cfg[name]).view(3, 1, 1), persistent=False)
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """To the size, the mean and the standard deviation of its training."""
+        x = F.interpolate(image / 255, size=self.size, mode=self.mode, antialias=True)
+        return (x.clamp(0, 1) - self.mean) / self.std  # bicubic overshoots
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the network has before its classifier."""
+        return self.net(x)
+
+
+def canonical(spec: str) -> str:
+    """The name of an extractor as numbers carry it: `inception:2048` is `inception`.
+
+    Raises:
+        UserError: There is no such extractor.
+    """
+    kind, _, detail = spec.partition(':')
+    if kind == 'inception':
+        return 'inception' if dims(spec) == 2048 else spec
+    if spec != 'digits' and (kind != 'timm' or not detail):
+        raise UserError(f'no extractor {spec!r}; there are {", ".join(SPECS)}')
+    return spec
+
+
+def dims(spec: str) -> int | None:
+    """The dimensions of an extractor's features, where its name tells them.
+
+    Raises:
+        UserError: Inception has no such features.
+    """
+    kind, _, detail = spec.partition(':')
+    if kind == 'inception':
+        return inception_dims(detail or '2048')
+    return Digits.d if kind == 'digits' else None
+
+
+def build_extractor(spec: str, weights: str | Path | None = None) -> Extractor:
+    """An extractor, in evaluation mode, on the device that mmengine chooses.
+
+    Args:
+        spec: `inception`, `inception:64`, `timm:MODEL` or `digits`.
+        weights: The file of its weights, where it is not the usual one.
+
+    Raises:
+        UserError: No such extractor, or no such weights.
+    """
+    kind, _, detail = canonical(spec).partition(':')
+    if kind == 'timm':
+        extractor = Timm(detail, weights)
+    elif kind == 'inception':
+        extractor = Inception(weights, dims(spec))
+    else:
+        extractor = Digits(weights)
+    return extractor.eval().requires_grad_(False).to(get_device())
+
+
+def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        if Path(path).suffix == '.safetensors':
+            return safetensors.torch.load(data)
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as error:  # both say in many ways that bytes make no sense
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise UserError(f'{path}: not a file of weights ({reason})') from error
+
+
+def _network(model: str, path: str | Path, weights: dict[str, Tensor]) -> nn.Module:
+    """A network of timm without its classifier, with every other weight from `weights`."""
+    net = timm.create_model(model, num_classes=0)
+    classifier = net.default_cfg.get('classifier') or ()
+    heads = (classifier,) if isinstance(classifier, str) else classifier
+    body = {k: v for k, v in weights.items() if not k.startswith(tuple(f'{h}.' for h in heads))}
+    try:
+        net.load_state_dict(body, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split('\n\t')[1:2])
+        raise UserError(f'{path}: weights of another network than {model} ({reason})') from error
+    return net

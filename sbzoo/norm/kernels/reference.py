@@ -1,0 +1,62 @@
+"""The four passes over pixels as formulas in plain torch.
+
+They say what `native` and `triton` beside them compute. They are used themselves by the compiler,
+which fuses them, and for second derivatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over H and W, tables [N, C]."""
+    var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
+    return mean, var
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
+    """`x * scale + shift`, tables [N, C]; its positive part with `relu`."""
+    y = (_wide(x) * _maps(scale) + _maps(shift)).to(x.dtype)
+    return y.relu() if relu else y
+
+
+def masked(grad: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+    """As in `sbzoo.norm.kernels.native`; here `products` and `blend` mask what they read."""
+    return grad, y, None
+
+
+def products(
+    grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
+    grad = _before_relu(_wide(grad), y)
+    return (grad * (_wide(x) - _maps(mean))).sum((2, 3)), grad.sum((2, 3))
+
+
+def blend(
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    y: Tensor | None = None,
+    out: None = None,
+) -> Tensor:
+    """`a * grad + b * x + c`, tables [N, C]; `y` as in `masked`."""
+    grad = _before_relu(_wide(grad), y)
+    return (_maps(a) * grad + _maps(b) * _wide(x) + _maps(c)).to(x.dtype)
+
+
+def _before_relu(grad: Tensor, y: Tensor | None) -> Tensor:
+    return grad if y is None else grad.masked_fill(y <= 0, 0)
+
+
+def _maps(table: Tensor) -> Tensor:
+    """From [N, C] to [N, C, 1, 1]."""
+    return table[:, :, None, None]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

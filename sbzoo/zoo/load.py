@@ -1,0 +1,263 @@
+"""A card as a model that is ready to use: built, loaded, in evaluation mode, with its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.apis import inference_detector
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import CheckpointLoader, Runner
+from PIL import Image
+from torch import Tensor, nn
+
+from sbzoo.checkpoint.cards import TASKS, Card, card
+from sbzoo.checkpoint.io import check_weights, read_checkpoint
+from sbzoo.checkpoint.key_maps import GENERATOR, own_keys
+from sbzoo.checkpoint.resolve import CARD, fetch
+from sbzoo.data.image_folder import fit
+from sbzoo.engine.options.data import leaf
+from sbzoo.engine.options.read import load_config, norm_of
+from sbzoo.engine.runner import unwrapped
+from sbzoo.engine.sampling import sample
+from sbzoo.errors import UserError
+from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.gan.models.gan import GAN
+from sbzoo.gan.preprocessor import to_uint8
+from sbzoo.images import to_rgb
+from sbzoo.norm.key_names import accept_published_names
+from sbzoo.paths import ROOT
+
+Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uint8 [H, W, 3]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What is found in one picture, the surest first.
+
+    Attributes:
+        boxes: [N, 4], left, top, right and bottom in pixels of the picture.
+        scores: [N], in 0 to 1.
+        labels: [N], indices into `classes`.
+        classes: All names.
+        masks: [N, H, W] bool, or None where the model predicts none.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __str__(self) -> str:
+        rows = zip(self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        lines = [
+            f'{self.classes[label]} {score:.2f} at [{", ".join(f"{edge:.0f}" for edge in box)}]'
+            for label, score, box in rows
+        ]
+        return '\n'.join(lines) or 'nothing found'
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector; `model` is MMDetection's."""
+
+    card: Card
+    model: nn.Module
+    classes: tuple[str, ...]
+
+    def predict(self, image: Picture, score: float = 0.3) -> Detections:
+        """Find objects, by the test pipeline of the card's config.
+
+        Args:
+            image: A file, an image of Pillow, or RGB pixels uint8 [H, W, 3].
+            score: Objects below this score are left out.
+
+        Raises:
+            UserError: There is no such image, or these are no such pixels.
+        """
+        with _scope_of(self.model.cfg):
+            found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
+        found = found[found.scores >= score]
+        return Detections(
+            found.bboxes, found.scores, found.labels, self.classes, found.get('masks')
+        )
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A GAN; `model` is a `sbzoo.gan.models.gan.GAN` whose sampler alone has trained weights."""
+
+    card: Card
+    model: nn.Module
+
+    def sample(self, num: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
+        """Sample images, uint8 [num, 3, S, S]; number i comes from `seed + i` alone.
+
+        Args:
+            num: How many.
+            seed: Of the first.
+            labels: Of a conditional generator; they go round, all classes by default.
+        """
+        return torch.stack(list(sample(self.model, range(seed, seed + num), labels)))
+
+
+@dataclass(frozen=True)
+class Translator:
+    """An image-to-image model; `model` is a `sbzoo.gan.models.image_to_image.Translation`.
+
+    Attributes:
+        image_size: S, the pixels that it was trained for.
+    """
+
+    card: Card
+    model: nn.Module
+    image_size: int
+
+    def translate(self, image: Picture) -> Tensor:
+        """Translate a file, a Pillow image, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
+
+        Its central square is resized to S pixels.
+
+        Raises:
+            UserError: There is no such image, or these are no such pixels.
+        """
+        square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
+        inputs = pixels.to(self.model.data_preprocessor.device) / 127.5 - 1
+        return to_uint8(self.model.translate(inputs))[0].cpu()
+
+
+def load(name: str) -> Detector | Generator | Translator:
+    """The model of a card, on the GPU if there is one.
+
+    Raises:
+        UserError: No such card, it is of no model that can be built here, or its weights cannot be
+            had or are of another model.
+    """
+    found = card(name)
+    if not found.config or found.task == 'image-classification':
+        about = f'see {found.source or found.folder}'
+        use = f'train from it by {found.config}' if found.config else about
+        raise UserError(f'{name}: no model that runs by itself; {use}')
+    cfg = config_of(found)
+    with _scope_of(cfg):
+        model = MODELS.build(cfg.model)
+    load_weights(model, found)
+    model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    if isinstance(model, GAN):
+        return Generator(found, model)
+    if isinstance(model, AdversarialModel):
+        return Translator(found, model, leaf(cfg.test_dataloader.dataset).image_size)
+    model.cfg = cfg
+    return Detector(found, model, _classes(cfg))
+
+
+def _scope_of(cfg: Config) -> AbstractContextManager:
+    """Where types without a library are looked up; what the user has set is left as it is."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
+
+
+def config_of(found: Card) -> Config:
+    """The config of a card, wherever it is called from."""
+    return load_config(found.config if '::' in found.config else str(ROOT / found.config))
+
+
+@CheckpointLoader.register_scheme(prefixes=CARD, force=True)
+def load_from_card(reference: str, map_location: str | None = None) -> dict:
+    """What `load_from` and `init_cfg` of any config do with `card://NAME`; it stays on the CPU.
+
+    Raises:
+        UserError: No such card, or its weights cannot be had.
+    """
+    return _checkpoint(card(reference.removeprefix(CARD)))
+
+
+def _checkpoint(found: Card) -> dict:
+    checkpoint = read_checkpoint(fetch(found.reference, found.sha256))
+    return dict(checkpoint, state_dict=own_keys(found, checkpoint['state_dict']))
+
+
+def load_weights(model: nn.Module, found: Card) -> None:
+    """Load the weights of a card, each of them and no other, into its model.
+
+    Of an adversarial model that is what samples or translates.
+
+    Raises:
+        UserError: They cannot be had, or are of another model.
+    """
+    weights = _checkpoint(found)['state_dict']
+    part = sampling_part(model)
+    if part is not model:
+        weights = {key.removeprefix(GENERATOR): value for key, value in weights.items()}
+    accept_published_names(part)
+    check_weights(f'card {found.name}', weights, part)
+    part.load_state_dict(weights)
+
+
+def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
+    """Evaluate the weights of a card by a config of its model, and return the runner too.
+
+    Raises:
+        UserError: The card is of a backbone or of another norm, or the weights cannot be had, or
+            are of another model.
+    """
+    _check_is_of(cfg, found)
+    cfg.load_from, cfg.resume = None, False
+    runner = Runner.from_cfg(cfg)
+    load_weights(unwrapped(runner), found)
+    return runner, runner.test()
+
+
+def _check_is_of(cfg: Config, found: Card) -> None:
+    """Check what the keys of the weights do not show: most norms have the same."""
+    if not found.config or found.task == 'image-classification':
+        raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
+    own, given = norm_of(config_of(found).model), norm_of(cfg.model)
+    if own != given and {own, given} != {'gn', 'gn32'}:
+        name = Path(cfg.filename).name
+        raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
+
+
+def sampling_part(model: nn.Module) -> nn.Module:
+    """What of a model a card has the weights of: all of a detector, a GAN's sampler."""
+    if isinstance(model, GAN):
+        return model.sampler
+    return model.generator if isinstance(model, AdversarialModel) else model
+
+
+def _classes(cfg: Config) -> tuple[str, ...]:
+    dataset = leaf(cfg.test_dataloader.dataset)
+    own = dataset.get('metainfo', {}).get('classes')
+    return tuple(own or DATASETS.get(dataset.type).METAINFO['classes'])
+
+
+def _bgr(image: Picture) -> np.ndarray:
+    """Pixels [H, W, 3] as MMDetection loads them."""
+    if isinstance(image, Image.Image):
+        image = np.asarray(to_rgb(image))
+    if not isinstance(image, (str, Path)):
+        _check_pixels(image)
+        return np.ascontiguousarray(image[..., ::-1])
+    if not Path(image).is_file():
+        raise UserError(f'{image}: no such image')
+    pixels = mmcv.imread(image)
+    if pixels is None:
+        raise UserError(f'{image}: not an image that can be read')
+    return pixels
+
+
+def _check_pixels(image: object) -> None:
+    kind, shape = getattr(image, 'dtype', type(image).__name__), list(getattr(image, 'shape', ()))
+    if not isinstance(image, np.ndarray) or kind != np.uint8 or shape[2:] != [3] or 0 in shape:
+        raise UserError(f'{kind} {shape} is no image: give a file, or RGB pixels uint8 [H, W, 3]')

@@ -1,0 +1,139 @@
+"""Every config of a GAN is what its name says, builds, and takes a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS
+from torch import nn
+
+from sbzoo.engine.options.config import set_noise_scale, use_sbzoo
+from sbzoo.engine.options.data import leaf
+from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.schedule import set_accumulate, set_lr
+from sbzoo.errors import UserError
+from sbzoo.norm import Norm
+from sbzoo.norm.recompute import make_lean
+
+PATHS = sorted(p for p in Path('configs').glob('*.py') if not p.stem.startswith('retinanet'))
+FULL = sorted(Path('configs/gan').glob('*.py'))
+# The DCGANs of other batches differ in that alone.
+DISTINCT = [p for p in PATHS if not p.stem.startswith('dcgan') or p.stem.endswith('_b2')]
+SPECS = ('bn', 'in', 'gn', 'ln', 'hybrid', 'none')
+
+
+def specs(module: nn.Module) -> set[str]:
+    norms = (m for m in module.modules() if isinstance(m, (Norm, nn.BatchNorm2d)))
+    return {m.spec if isinstance(m, Norm) else 'bn' for m in norms}
+
+
+def batch(cfg: Config, size: int) -> dict:
+    images = [torch.randint(256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    if cfg.model.type != 'GAN':
+        return dict(inputs=dict(source=images, target=images))
+    samples = [type('Sample', (), dict(gt_label=label)) for label in range(2)]
+    return dict(inputs=images, data_samples=samples)
+
+
+@pytest.mark.parametrize('path', [*PATHS, *FULL], ids=lambda p: p.stem)
+def test_every_config_is_what_its_name_says(path):
+    cfg = load_config(str(path))
+    norm, batch = (
+        (path.stem.split('_')[-2:]) if path.stem.count('_') > 1 else (None, path.stem[-2:])
+    )
+    assert cfg.train_dataloader.batch_size == int(batch.removeprefix('b'))
+    assert DATASETS.get(leaf(cfg.train_dataloader.dataset).type)
+    assert METRICS.get(cfg.val_evaluator.type), cfg.val_evaluator.type
+    for player in ('generator', 'discriminator'):
+        kind = MODELS.get(cfg.model[player].type)
+        assert kind, cfg.model[player].type
+    if norm in SPECS:
+        assert cfg.model.generator.get('norm', 'in') == norm
+    if cfg.model.type == 'GAN':
+        classes = cfg.model.generator.get('num_classes', 0)
+        assert cfg.model.discriminator.get('num_classes', 0) == classes
+        assert cfg.val_dataloader.dataset.get('num_classes', 0) == classes
+        assert cfg.test_dataloader == cfg.val_dataloader
+
+
+@pytest.mark.parametrize('path', DISTINCT, ids=lambda p: p.stem)
+def test_takes_a_step(path):
+    cfg = load_config(str(path))
+    model = MODELS.build(cfg.model)
+    wrappers = build_optim_wrapper(model, cfg.optim_wrapper)
+    size = 64 if cfg.model.type != 'GAN' else cfg.model.generator.image_size
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    log = model.train_step(batch(cfg, size), wrappers)
+    assert all(torch.isfinite(value) for value in log.values())
+    still = [
+        k for k, v in model.named_parameters() if v.requires_grad and torch.equal(v, before[k])
+    ]
+    assert len(still) < len(before) / 2  # layers behind zeros learn from the second step on
+    spec = path.stem.split('_')[1]
+    if spec in SPECS:
+        assert specs(model.generator) == ({spec} - {'none'})
+
+
+def test_the_learning_rate_of_cyclegan_is_its_authors():
+    """Their rule: 1 - max(0, epoch - 100) / 101, of epochs from 1 to 200."""
+    cfg = load_config('configs/gan/cyclegan_horse2zebra_in_b1.py')
+    for player in ('generator', 'discriminator'):
+        (rule,) = cfg.param_scheduler[player]
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = PARAM_SCHEDULERS.build(dict(rule, optimizer=optimizer))
+        for epoch in range(1, cfg.train_cfg.max_epochs + 1):
+            expected = 1 - max(0, epoch - 100) / 101
+            assert optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-6)
+            optimizer.step()
+            scheduler.step()
+
+
+def test_norm_turns_the_generator_and_leaves_what_is_without():
+    cfg = load_config('configs/dcgan_bn_b2.py')
+    set_norm(cfg, 'hybrid')
+    model = MODELS.build(cfg.model)
+    assert specs(model.generator) == specs(model.generator_ema) == {'hybrid'}
+    assert specs(model.discriminator) == set()
+    without = load_config('configs/dcgan_none_b2.py')
+    set_norm(without, 'gn')
+    with pytest.raises(UserError, match='no norm'):
+        MODELS.build(without.model)
+
+
+def test_options_reach_both_players():
+    cfg = load_config('configs/dcgan_gn_b2.py')
+    set_lr(cfg, '1e-3')
+    set_accumulate(cfg, 4)
+    for player in ('generator', 'discriminator'):
+        assert cfg.optim_wrapper[player].optimizer.lr == 1e-3
+        assert cfg.optim_wrapper[player].accumulative_counts == 4
+
+
+def test_noise_scale_is_not_of_gans():
+    cfg = load_config('configs/dcgan_gn_b2.py')
+    with pytest.raises(UserError, match='two players'):
+        set_noise_scale(cfg, 100)
+
+
+def test_a_lean_generator_takes_the_same_step():
+    cfg = load_config('configs/sngan_hybrid_b2.py')
+    states = []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        if lean:
+            make_lean(model.generator)
+        model.train_step(batch(cfg, 32), build_optim_wrapper(model, cfg.optim_wrapper))
+        states.append(model.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, msg=key)
+
+
+def test_own_configs_need_nothing_added():
+    cfg = load_config('configs/dcgan_gn_b2.py')
+    before = cfg.pretty_text
+    use_sbzoo(cfg)
+    assert cfg.pretty_text == before

@@ -1,0 +1,82 @@
+"""The Triton kernels: right by Triton's interpreter, compiled for a GPU that need not be here."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from sbzoo.norm.kernels import dispatch as proof
+
+triton = pytest.importorskip('triton')
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from sbzoo.norm.kernels import triton as pixels_triton  # noqa: E402
+
+
+def test_by_the_interpreter():
+    """In a process of its own: what Triton has compiled or interpreted once, it keeps so."""
+    tests = Path(__file__).with_name('interpreted_kernels.py')
+    run = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--noconftest', tests],
+        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        cwd=tests.parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+class Ampere:
+    """A GPU that can be compiled for."""
+
+    get_current_device = staticmethod(lambda: 'no device')
+    get_current_stream = staticmethod(lambda device: 'no stream')
+    get_current_target = staticmethod(lambda: GPUTarget('cuda', 80, 32))
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """The PTX of every kernel launched, by name; nothing runs."""
+    codes = {}
+
+    def compile_only(kernel, grid, *args, **kwargs):
+        binary = kernel.run(*args, grid=grid, warmup=True, **kwargs)
+        codes[kernel.__name__] = binary.asm['ptx']
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, '_active', Ampere())
+    monkeypatch.setattr(
+        JITFunction, '__getitem__', lambda kernel, grid: partial(compile_only, kernel, grid)
+    )
+    return codes
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_compiled_kernels_move_16_bytes_a_thread(compiled, dtype, memory_format):
+    """The widest load and store there are, which memory formats both should get."""
+    x = torch.zeros(2, 64, 80, 80, dtype=dtype).contiguous(memory_format=memory_format)
+    table = torch.zeros(2, 64)
+    pixels_triton.moments(x)
+    pixels_triton.affine(x, table, table, relu=True)
+    pixels_triton.products(x, x, table, x)
+    pixels_triton.blend(x, x, table, table, table, x)
+    assert compiled.keys() == {'moments', 'combine', 'affine', 'products', 'blend'}
+    assert all('ld.global.v4.b32' in code for code in compiled.values())
+    assert all('st.global.v4.b32' in compiled[name] for name in ('affine', 'blend'))
+
+
+def test_a_device_that_cannot_run_them_is_told_of():
+    with pytest.warns(UserWarning, match=r'cpu, torch.float32.*Triton.s do not run: \w+: .+'):
+        assert not proof.proven(torch.device('cpu'), torch.float32, torch.contiguous_format)
+
+
+def test_without_triton_nothing_is_proven(monkeypatch):
+    monkeypatch.setattr(proof, 'available', lambda: False)
+    assert not proof.proven(torch.device('cpu'), torch.float64, torch.contiguous_format)

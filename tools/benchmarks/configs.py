@@ -1,0 +1,185 @@
+"""Which of MMDetection's own configs `--norm` turns, to the last batch statistic."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import logging
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import mmdet
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from rich.progress import track
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sbzoo.engine.cli import positive_int
+from sbzoo.engine.options.config import use_sbzoo
+from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.read import load_config
+from sbzoo.norm import Norm
+from sbzoo.paths import ROOT
+
+CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+PACKAGE = re.compile(
+    r"imports': \['(\w+)|No module named '(\w+)|mim install (\w+)|lease install (\w+)"
+    r'|(\w+) is not installed'
+)
+DOWNLOADS = ('URLError', 'LocalEntryNotFoundError')  # of urllib, of huggingface_hub
+SUMMARY = ROOT / 'model_cards/results/mmdet_configs.json'
+OUTCOMES = {
+    'turned': 'no batch statistics are left',
+    'left': 'some are left',
+    'package': 'another package is wanted',
+    'download': 'weights are downloaded as the model is built, and there is no network',
+    'neither': 'cannot be built without --norm either',
+    'broken': 'cannot be built with --norm alone',
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which norms, and how many configs side by side."""
+    add = parser.add_argument
+    add('--norms', nargs='+', default=('gn', 'hybrid'), metavar='SPEC')
+    add('--jobs', type=positive_int, default=1, help='processes, of up to 3 GB each')
+    add('--dir', type=Path, default=ROOT / 'work_dirs/mmdet_configs', help='kept and gone on with')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check what is not checked yet, print the table and write it to a file."""
+    args.dir.mkdir(parents=True, exist_ok=True)
+    results = {spec: _checked(spec, args.dir / f'{spec}.jsonl', args.jobs) for spec in args.norms}
+    found = {spec: summary(lines) for spec, lines in results.items()}
+    path = args.dir / SUMMARY.name
+    path.write_text(json.dumps(dict(mmdet=mmdet.__version__, norms=found), indent=1) + '\n')
+    print(table(found))
+    print(f'summary: {path}')
+
+
+def config_names() -> list[str]:
+    """Every file of MMDetection's configs, those in `_base_` aside."""
+    files = (path.relative_to(CONFIGS) for path in sorted(CONFIGS.rglob('*.py')))
+    return [path.as_posix() for path in files if '_base_' not in path.parts]
+
+
+def _checked(spec: str, file: Path, jobs: int) -> list[dict]:
+    """A result for each config, in the order of their names."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    results = {result['config']: result for result in map(json.loads, lines)}
+    names = [name for name in config_names() if name not in results]
+    pool = ProcessPoolExecutor(jobs, get_context('spawn'), initializer=_quiet)
+    with file.open('a') as output, pool:
+        futures = [pool.submit(check, name, spec) for name in names]
+        for future in track(as_completed(futures), f'norm {spec}', total=len(names)):
+            result = future.result()
+            results[result['config']] = result
+            print(json.dumps(result), file=output, flush=True)
+    return [results[name] for name in sorted(results)]
+
+
+def _quiet() -> None:
+    logging.disable(logging.WARNING)
+    warnings.simplefilter('ignore')
+
+
+def check(name: str, spec: str) -> dict:
+    """Build one config with another norm and say what came of it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        outcome, reason = _outcome(f'mmdet::{name}', spec)
+    return dict(config=name, outcome=outcome, reason=reason)
+
+
+def _outcome(name: str, spec: str) -> tuple[str, str]:
+    try:
+        model = _build(name, lambda cfg: set_norm(cfg, spec))
+    except Exception as error:
+        return _why_not(name, error)
+    mixing = list(batch_statistics(model, spec))
+    return ('left', ', '.join(mixing)) if mixing else ('turned', '')
+
+
+def _why_not(name: str, error: Exception) -> tuple[str, str]:
+    reason = _line(error)
+    if reason.endswith('the config has no model'):
+        return 'no model', ''
+    try:
+        _build(name, lambda cfg: None)
+    except Exception as error_without:
+        if type(error_without).__name__ in DOWNLOADS:
+            return 'download', ''
+        package = PACKAGE.search(str(error_without))
+        return ('package', package[package.lastindex]) if package else ('neither', reason)
+    return 'broken', reason
+
+
+def _build(name: str, change: Callable[[Config], None]) -> nn.Module:
+    """A model without memory, where its parts read no values as they are built."""
+    cfg = load_config(name)
+    use_sbzoo(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    change(cfg)
+    try:
+        with torch.device('meta'):
+            return MODELS.build(copy.deepcopy(cfg.model))
+    except Exception:  # whatever it was, the same with memory says whether it is to be reported
+        return MODELS.build(cfg.model)
+
+
+def _line(error: Exception) -> str:
+    """An error in a line, without the folders, which differ from machine to machine."""
+    text = re.sub(r'[^\s\'"]+/', '', ' '.join(str(error).split()))
+    return f'{type(error).__name__}: {text}'[:160]
+
+
+def batch_statistics(model: nn.Module, spec: str) -> Iterator[str]:
+    """The layers that mix the samples of a batch in training, those of `spec` itself aside."""
+    for name, module in model.named_modules():
+        if isinstance(module, Norm):
+            mixes = module.pool.uses_batch and module.spec != spec
+        else:
+            mixes = isinstance(module, _BatchNorm) or hasattr(module, 'running_var')
+        if mixes:
+            yield f'{name} {type(module).__name__}'
+
+
+def summary(results: list[dict]) -> dict:
+    """How many configs came out how, and the names of those that were not turned, by reason."""
+    with_model = [result for result in results if result['outcome'] != 'no model']
+    exceptions: dict[str, list[str]] = defaultdict(list)
+    for result in with_model:
+        if result['outcome'] != 'turned':
+            reason = ': '.join(filter(None, (result['outcome'], result['reason'])))
+            exceptions[reason].append(result['config'])
+    return dict(
+        configs=len(with_model),
+        without_model=len(results) - len(with_model),
+        counts=Counter(result['outcome'] for result in with_model),
+        exceptions=exceptions,
+    )
+
+
+def table(found: dict[str, dict]) -> str:
+    """A Markdown table of the counts, and a line for each reason."""
+    rows = [f"| of MMDetection's configs | {' | '.join(found)} |", '|---' * (len(found) + 1) + '|']
+    rows += [_row('all', [f['configs'] for f in found.values()])]
+    for outcome, meaning in OUTCOMES.items():
+        rows.append(_row(meaning, [f['counts'].get(outcome, 0) for f in found.values()]))
+    for spec, one in found.items():
+        reasons = one['exceptions'].items()
+        rows += ['', f'{spec}:', *(f'  {len(names):3} {reason}' for reason, names in reasons)]
+    return '\n'.join(rows)
+
+
+def _row(head: str, counts: Iterable[int]) -> str:
+    return f'| {head} | {" | ".join(map(str, counts))} |'

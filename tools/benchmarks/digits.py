@@ -1,0 +1,51 @@
+"""AP of RetinaNet on the digit scenes, norm by norm and batch by batch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from benchmarks import runs
+
+NORMS, BATCHES = ('bn', 'in', 'gn', 'ln', 'hybrid'), (1, 2, 16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be left out or done side by side."""
+    add = parser.add_argument
+    add('--norms', nargs='+', default=NORMS, choices=NORMS, metavar='NORM')
+    add('--batches', nargs='+', type=int, default=BATCHES, choices=BATCHES, metavar='N')
+    runs.add_arguments(parser, 'digits')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train what is not trained yet, collect the results, print the table."""
+    grid = product([args.dir], args.seeds, args.batches, args.norms)
+    results = runs.run_all(_train, grid, args.jobs)
+    print(table(results, args.norms, args.batches))
+    runs.write_lines(args.dir / 'results.jsonl', results)
+
+
+def _train(folder: Path, seed: int, batch: int, norm: str) -> dict:
+    """One training run; a run that was cut off goes on."""
+    config = f'configs/retinanet_{norm}_b{batch}.py'
+    work_dir = folder / f'{norm}_b{batch}_s{seed}'
+    return runs.result_of(work_dir, 'train', config, '--resume', '--seed', seed)
+
+
+def table(results: list[dict], norms: Sequence[str], batches: Sequence[int]) -> str:
+    """A Markdown table of mean AP and spread (standard deviation) over the seeds."""
+    cells: dict[tuple[str, int], list[float]] = {}
+    for result in results:
+        norm = result['config'].split('_')[1]
+        cells.setdefault((norm, result['images_a_step']), []).append(runs.ap(result))
+    rows = [
+        '| AP | ' + ' | '.join(f'batch {b}' for b in batches) + ' |',
+        '|---' * (len(batches) + 1) + '|',
+    ]
+    rows += [
+        f'| {n} | ' + ' | '.join(runs.cell(cells[n, b]) for b in batches) + ' |' for n in norms
+    ]
+    return '\n'.join(rows)

@@ -1,0 +1,194 @@
+"""Memory and time of a training step of RetinaNet R50-FPN GN, one image of 800 x 1344, on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from sbzoo.engine.cli import positive_int
+from sbzoo.engine.options.config import set_lean, set_scratch, use_sbzoo
+from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.read import load_config
+from sbzoo.norm.recompute import make_lean
+
+GB = 1e9
+CONFIG = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+
+Change = Callable[[Config], None]
+
+
+def _with_cp(cfg: Config) -> None:
+    cfg.model.backbone.with_cp = True
+
+
+def _norm(cfg: Config) -> None:
+    set_norm(cfg, 'gn')
+
+
+ROWS: dict[str, tuple[Change, ...]] = {
+    'MMDetection': (),
+    'MMDetection, with_cp': (_with_cp,),
+    'sbzoo': (_norm,),
+    'sbzoo --lean': (_norm, set_lean),
+    'sbzoo --lean, with_cp': (_norm, set_lean, _with_cp),
+}
+
+
+class Cost(NamedTuple):
+    """What one training step costs."""
+
+    seconds: float
+    peak: int  # bytes of resident memory that it adds to the process, at most
+
+
+class Allocated(TorchDispatchMode):
+    """Within, remembers every storage that an operation makes, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return out
+
+    def alive(self, *apart: Tensor) -> int:
+        """Bytes that are still held, those of some tensors apart."""
+        others = {tensor.untyped_storage()._cdata for tensor in apart}
+        held = (k for k, (ref, _) in self.storages.items() if not ref.expired())
+        return sum(self.storages[k][1] for k in held if k not in others)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How large and how often."""
+    add = parser.add_argument
+    add('--size', nargs=2, type=positive_int, default=(800, 1344), metavar=('H', 'W'))
+    add('--rounds', type=positive_int, default=3, help='each model takes one step in each')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare what is kept and the gradients, then time the models turn by turn."""
+    register_all_modules()
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    torch.manual_seed(0)
+    models = {name: build(changes) for name, changes in ROWS.items()}
+    batch = _batch(*args.size)
+    reference = next(iter(models.values()))
+    kept, difference = {}, {}
+    for name, model in models.items():
+        _copy_weights(reference, model)
+        kept[name] = kept_bytes(model, batch)
+        difference[name] = _difference(reference, model)
+    costs = [{name: step(m, batch) for name, m in models.items()} for _ in range(args.rounds)]
+    print(table(kept, costs, difference))
+
+
+def build(changes: tuple[Change, ...]) -> nn.Module:
+    """MMDetection's model, group norm in its backbone and nothing frozen, with some changes."""
+    cfg = load_config(CONFIG)
+    use_sbzoo(cfg)
+    set_scratch(cfg)
+    cfg.model.backbone.update(norm_cfg=dict(type='GN', num_groups=32), zero_init_residual=False)
+    for change in changes:
+        change(cfg)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    lean = any(hook.type == 'LeanHook' for hook in cfg.custom_hooks)
+    return make_lean(model) if lean else model
+
+
+def _batch(height: int, width: int, boxes: int = 10) -> tuple[Tensor, list[DetDataSample]]:
+    """One picture of noise, with boxes of all sizes."""
+    corners = torch.rand(boxes, 2, 2).sort(dim=1).values * torch.tensor([width, height])
+    truth = InstanceData(bboxes=corners.flatten(1), labels=torch.arange(boxes))
+    size = dict(
+        img_shape=(height, width), batch_input_shape=(height, width), pad_shape=(height, width)
+    )
+    return torch.randn(1, 3, height, width), [DetDataSample(metainfo=size, gt_instances=truth)]
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """By position, as the norms of two models may have different names."""
+    for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
+        ours.data.copy_(theirs.data)
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> Tensor:
+    return model.parse_losses(model(*batch, mode='loss'))[0]
+
+
+def kept_bytes(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> int:
+    """Bytes that a forward allocates and backward finds, and the gradients as a by-product.
+
+    That is all that is alive between the two: what autograd saves, and what checkpoints hold.
+    """
+    with Allocated() as allocated:
+        loss = _loss(model, batch)
+    kept = allocated.alive(*model.parameters(), *model.buffers(), batch[0])
+    loss.backward()
+    return kept
+
+
+def _difference(reference: nn.Module, model: nn.Module) -> float:
+    """The largest relative difference of a parameter's gradient, in the Euclidean norm."""
+    pairs = zip(reference.parameters(), model.parameters(), strict=True)
+    return max(((p.grad - q.grad).norm() / p.grad.norm()).item() for p, q in pairs)
+
+
+def step(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> Cost:
+    """Forward and backward."""
+    model.zero_grad()
+    before = resident('VmRSS', reset_peak=True)
+    start = time.perf_counter()
+    _loss(model, batch).backward()
+    seconds = time.perf_counter() - start
+    model.zero_grad()
+    return Cost(seconds, resident('VmHWM') - before)
+
+
+def resident(key: str, reset_peak: bool = False) -> int:
+    """Resident bytes of this process, now (VmRSS) or at most since the last reset (VmHWM)."""
+    if reset_peak:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts again
+        Path('/proc/self/clear_refs').write_text('5')
+    status = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines())
+    return int(status[key].split()[0]) * 1024
+
+
+def table(kept: dict, costs: list[dict[str, Cost]], difference: dict[str, float]) -> str:
+    """A Markdown table; ratios are to the first row, those of times within each round."""
+    first = next(iter(kept))
+    rows = ['| | kept | ratio | peak | step | ratio | gradients differ by |', '|---' * 7 + '|']
+    for name in kept:
+        seconds = statistics.median(c[name].seconds for c in costs)
+        slower = statistics.median(c[name].seconds / c[first].seconds for c in costs)
+        peak = statistics.median(c[name].peak for c in costs)
+        rows.append(
+            f'| {name} | {kept[name] / GB:.2f} GB | {kept[name] / kept[first]:.2f} '
+            f'| {peak / GB:.2f} GB | {seconds:.1f} s | {slower:.2f} | {difference[name]:.0e} |'
+        )
+    return '\n'.join(rows)

@@ -1,0 +1,115 @@
+"""Images a second of configs/retinanet_gn_b2.py, against MMDetection's own tools/train.py."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmengine.config import Config
+
+from sbzoo.data.embedded.digit_scenes import CLASSES, ensure_digits
+from sbzoo.engine.cli import positive_int
+from sbzoo.engine.options.read import typed_dicts
+from sbzoo.errors import UserError
+from sbzoo.paths import ROOT, cache_dir
+
+CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
+WINDOW = 50  # steps that a logged time is the mean of
+HOST = dict(
+    DigitScenes='CocoDataset',
+    CocoAP='CocoMetric',
+    LeanFocalLoss='FocalLoss',
+    LeanRetinaSepBNHead='RetinaSepBNHead',
+)
+# MMDetection cannot be imported without compiled operators, so where there are none it gets those
+# of sbzoo; the package itself stays out
+MMCV_OPS = ROOT / 'sbzoo/detection/mmcv_ops.py'
+OPERATORS = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location('operators', {str(MMCV_OPS)!r})
+sys.modules['operators'] = operators = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(operators)
+operators.install()
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How long, how often, with how many threads."""
+    add = parser.add_argument
+    add('--steps', type=positive_int, default=250, metavar='N', help='of each run')
+    add('--rounds', type=positive_int, default=3, metavar='N', help='runs of each side, in turn')
+    add('--threads', nargs='+', type=positive_int, default=(2, 1), metavar='N')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train both ways in turn and print images a second and the ratio."""
+    ensure_digits(cache_dir() / 'digits')
+    print('threads  MMDetection  sbzoo   ratio  (images a second)')
+    with tempfile.TemporaryDirectory() as folder:
+        peer = write_peer(Path(folder))
+        train = [sys.executable, 'tools/train.py', str(CONFIG)]
+        host = [sys.executable, str(_host_tools() / 'train.py'), str(peer)]
+        for threads in args.threads:
+            rounds = range(args.rounds)
+            pairs = [
+                [_seconds(c, args.steps, threads, folder) for c in (host, train)] for _ in rounds
+            ]
+            theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            batch = Config.fromfile(CONFIG).train_dataloader.batch_size
+            print(f'{threads:7}  {batch / theirs:11.1f}  {batch / ours:5.1f}  {ratio:5.2f}')
+
+
+def write_peer(folder: Path) -> Path:
+    """The same model, data and schedule as a plain MMDetection config, which knows no sbzoo."""
+    cfg = Config.fromfile(CONFIG)
+    for part in typed_dicts(cfg._cfg_dict):
+        if part['type'] == 'Norm':
+            part.clear()
+            part.update(type='GN', num_groups=8)
+        part['type'] = HOST.get(part['type'], part['type'])
+    for name in ('train', 'val', 'test'):
+        cfg[f'{name}_dataloader'].dataset.metainfo = dict(classes=CLASSES)
+    cfg.custom_hooks = []
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    cfg.default_hooks.checkpoint.pop('backend_args')
+    cfg.optim_wrapper.optimizer.pop('fused')
+    cfg.custom_imports = dict(imports=['mmcv_operators'])
+    (folder / 'mmcv_operators.py').write_text(OPERATORS)
+    cfg.dump(folder / 'peer.py')
+    return folder / 'peer.py'
+
+
+def _host_tools() -> Path:
+    return Path(importlib.util.find_spec('mmdet').origin).parent / '.mim/tools'
+
+
+def _seconds(command: list[str], steps: int, threads: int, folder: str) -> float:
+    """Median time of a step in a process of its own, as its log has it, start-up left out."""
+    with tempfile.TemporaryDirectory(dir=folder) as work_dir:
+        options = [
+            *('--work-dir', work_dir, '--cfg-options', 'train_cfg.max_epochs=1'),
+            *(f'train_dataloader.dataset.indices={2 * steps}', 'val_dataloader.dataset.indices=2'),
+            *('test_dataloader.dataset.indices=2', f'default_hooks.logger.interval={WINDOW}'),
+        ]
+        done = subprocess.run(
+            [*command, *options],
+            cwd=ROOT,
+            env=os.environ
+            | dict(OMP_NUM_THREADS=str(threads), PYTHONPATH=os.pathsep.join([folder, str(ROOT)])),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise UserError(f'{" ".join(command)} failed: {done.stderr.strip().splitlines()[-1]}')
+        (log,) = Path(work_dir).glob('*/vis_data/scalars.json')
+        records = map(json.loads, log.read_text().splitlines())
+        times = [r['time'] for r in records if 'loss' in r]
+    return statistics.median(times[1:])  # the first is of a machine that still warms up
