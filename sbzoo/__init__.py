@@ -1,11 +1,12 @@
-"""A small-batch model zoo: norms for one or two images a step, for every OpenMMLab model.
+"""A small-batch model zoo: normalization that does not depend on the batch, for OpenMMLab.
 
-Importing it registers everything with mmengine and MMDetection where they are installed;
-`sbzoo.norm` needs torch alone.
+Importing it registers everything with mmengine and MMDetection, where they are installed, as soon
+as they are used; `sbzoo.norm` needs torch alone.
 """
 
-from importlib.util import find_spec
+from typing import Any
 
+from sbzoo import plugin
 from sbzoo.errors import UserError
 from sbzoo.norm import NORMS, Norm, build_norm, calibrate, convert_norm, norm_cfg, reestimate
 
@@ -16,14 +17,26 @@ __all__ = [
     'UserError',
     'build_norm',
     'calibrate',
+    'card',
     'convert_norm',
+    'list_cards',
+    'load',
     'norm_cfg',
     'reestimate',
 ]
 
-if find_spec('mmengine') and find_spec('mmcv') and find_spec('mmdet'):
-    import sbzoo.registry  # noqa: F401
-    from sbzoo.checkpoint.cards import card, list_cards
-    from sbzoo.zoo.load import load
+plugin.install()
 
-    __all__ += ['card', 'list_cards', 'load']
+
+def __getattr__(name: str) -> Any:
+    if name in ('card', 'list_cards'):
+        from sbzoo.checkpoint import cards
+
+        return getattr(cards, name)
+    if name == 'load':
+        plugin.require_host()
+        plugin.register()
+        from sbzoo.zoo.load import load
+
+        return load
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

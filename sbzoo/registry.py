@@ -1,40 +1,54 @@
-"""What is registered where.
+"""What is registered with OpenMMLab's libraries: importing this registers it.
 
-Norms go to mmengine's root registry, which every OpenMMLab library falls back to.
+Norms, generators and all else that needs no detector go to mmengine's root registries, which every
+OpenMMLab library falls back to. Each registry of MMDetection has a child of the scope `sbzoo`, so
+that what a config takes from `sbzoo::` finds the types of both.
 """
 
 import contextlib
 import io
+from importlib import import_module
 
-from mmengine.registry import MODELS
+import mmdet.registry
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import MODELS, Registry
 
-from sbzoo.detection import mmcv_ops as ops
 from sbzoo.norm import Norm
 
-ops.install()  # before mmdet.models is imported, which imports every operator
 with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional data set is absent
-    import mmdet.datasets  # noqa: F401
+    import mmdet.datasets
+
+MODULES = (
+    'sbzoo.checkpoint.io',
+    'sbzoo.data.datasets',
+    'sbzoo.data.digit_scenes_dataset',
+    'sbzoo.data.latents',
+    'sbzoo.data.transforms',
+    'sbzoo.detection.heads',
+    'sbzoo.detection.losses',
+    'sbzoo.detection.resnet',
+    'sbzoo.detection.timm',
+    'sbzoo.engine.hooks.alpha',
+    'sbzoo.engine.hooks.noise_scale',
+    'sbzoo.engine.hooks.precise_bn',
+    'sbzoo.engine.hooks.resume',
+    'sbzoo.engine.optim',
+    'sbzoo.engine.options.with_norm',
+    'sbzoo.engine.visualize_generation',
+    'sbzoo.gan',
+    'sbzoo.metrics.coco_ap',
+    'sbzoo.metrics.generative',
+    'sbzoo.metrics.l1',
+    'sbzoo.zoo.load',
+)
 
 MODELS.register_module(module=Norm)
+for module in MODULES:
+    import_module(module)
 
-import sbzoo.checkpoint.io  # noqa: E402
-import sbzoo.data.datasets  # noqa: E402
-import sbzoo.data.digit_scenes_dataset  # noqa: E402
-import sbzoo.data.latents  # noqa: E402
-import sbzoo.data.transforms  # noqa: E402
-import sbzoo.detection.heads  # noqa: E402
-import sbzoo.detection.losses  # noqa: E402
-import sbzoo.detection.resnet  # noqa: E402
-import sbzoo.detection.timm  # noqa: E402
-import sbzoo.engine.hooks.alpha  # noqa: E402
-import sbzoo.engine.hooks.noise_scale  # noqa: E402
-import sbzoo.engine.hooks.precise_bn  # noqa: E402
-import sbzoo.engine.hooks.resume  # noqa: E402
-import sbzoo.engine.optim  # noqa: E402
-import sbzoo.engine.options.with_norm  # noqa: E402
-import sbzoo.engine.visualize_generation  # noqa: E402
-import sbzoo.gan  # noqa: E402
-import sbzoo.metrics.coco_ap  # noqa: E402
-import sbzoo.metrics.generative  # noqa: E402
-import sbzoo.metrics.l1  # noqa: E402
-import sbzoo.zoo.load  # noqa: E402, F401
+MODULE2PACKAGE['sbzoo'] = 'sbzoo'  # `_base_ = 'sbzoo::FOLDER/FILE.py'` in any config
+REGISTRIES = [
+    Registry(parent.name, parent=parent, scope='sbzoo', locations=['sbzoo.registry'])
+    for parent in vars(mmdet.registry).values()
+    if isinstance(parent, Registry)
+]

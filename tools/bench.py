@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks import BENCHES
 
-from sbzoo.engine import cli
+from sbzoo.tools import cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,50 +1,9 @@
 #!/usr/bin/env python
 """Give a trained checkpoint another norm: convert it, and calibrate it on a few training images."""
 
-import argparse
+import sys
 
-from sbzoo.engine import cli
-from sbzoo.norm import norm_table
-
-EXAMPLE = r"""
-example:
-  python tools/convert.py configs/retinanet_bn_b2.py work_dirs/retinanet_bn_b2 \
-      --norm gn8 --out gn8.pth
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f'norms (statistics are taken over ...):\n{norm_table()}\n{EXAMPLE}',
-    )
-    cli.add_config(parser)
-    add = parser.add_argument
-    add('checkpoint', help='a checkpoint of this config, or a work directory for its newest')
-    add('--norm', dest='to', required=True, metavar='SPEC', help='the new norm (table below)')
-    add('--images', type=cli.positive_int, default=64, metavar='N', help='to calibrate on (64)')
-    add('--copy', action='store_true', help='keep weights and biases as they are, uncalibrated')
-    add('--out', required=True, metavar='FILE', help='the new checkpoint')
-    cli.add_common_options(parser)
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    from sbzoo.checkpoint.io import find_checkpoint
-    from sbzoo.checkpoint.resolve import local
-    from sbzoo.engine.convert_checkpoint import convert
-    from sbzoo.engine.options.config import build_config
-
-    checkpoint = find_checkpoint(local(args.checkpoint))
-    images = 0 if args.copy else args.images
-    for record in convert(build_config(args), checkpoint, args.to, images, args.out):
-        if record:
-            print(record)
-    print(f'written: {args.out}')
-    print(f'next:    python tools/train.py {args.config} --norm {args.to} --load-from {args.out}')
-
+from sbzoo.__main__ import run
 
 if __name__ == '__main__':
-    arguments = parse_args()
-    cli.run(lambda: main(arguments), arguments.debug)
+    run('convert', sys.argv[1:])

@@ -1,76 +1,9 @@
 #!/usr/bin/env python
 """FID between two sets of images, and other distances, on pytorch-fid's weights or on others."""
 
-import argparse
-import json
-import os
 import sys
-from contextlib import redirect_stdout
 
-from sbzoo.engine import cli
-
-EXAMPLES = r"""
-REAL and FAKE are folders, .npz files of statistics in pytorch-fid's format, or card://NAME for
-samples of the generator of a model card. FID is biased by the number of images: compare figures of
-the same number alone. With fewer than a few thousand, read --kid instead.
-
-Images are found and read as in training. On 8-bit RGB files in one folder that is what pytorch-fid
-does. Elsewhere it differs: it leaves out .gif, .PNG in capitals and the folders inside, turns no
-photograph upright by its EXIF, takes transparent pixels for opaque (here: on white) and clips 16
-bits to 8 (here: scaled).
-
-examples:
-  python tools/fid.py photographs samples
-  python tools/fid.py photographs samples --kid --prdc
-  python tools/fid.py photographs --save-stats photographs.npz
-  python tools/fid.py photographs.npz samples --json
-  python tools/fid.py digits/test samples --extractor digits --kid
-  python tools/fid.py digits/train card://dcgan_in_b2 --num 299 --extractor digits
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXAMPLES,
-    )
-    add = parser.add_argument
-    add('real', metavar='REAL', help='the real images')
-    add('fake', metavar='FAKE', nargs='?', help='the generated images')
-    add(
-        '--num',
-        type=cli.positive_int,
-        default=5000,
-        metavar='N',
-        help='images of a card, from the seeds 0 to N - 1 (5,000)',
-    )
-    add('--extractor', default='inception', metavar='NAME', help='inception, digits or timm:MODEL')
-    add('--weights', metavar='FILE', help='of the extractor; else where they usually are')
-    add('--dims', type=int, choices=(64, 192, 768, 2048), help='of Inception; 2048 is FID')
-    add('--batch-size', type=cli.positive_int, default=50, metavar='N', help='images (50)')
-    add('--num-workers', type=int, default=min(8, os.cpu_count()), metavar='N')
-    add('--save-stats', metavar='OUT.npz', help='keep the statistics of REAL')
-    add('--kid', action='store_true', help='kernel distance: unbiased, for few images too')
-    add('--prdc', action='store_true', help='precision, recall, density, coverage')
-    add('--infinity', action='store_true', help='FID extrapolated to ever more generated images')
-    add('--json', action='store_true', help='print JSON instead of a table')
-    add('--debug', action='store_true', help='show tracebacks and warnings')
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    from sbzoo.metrics.compare_tool import evaluate, show
-    from sbzoo.zoo.samples import open_source
-
-    with redirect_stdout(sys.stderr):  # what libraries say is not the result
-        report = evaluate(args, lambda source: open_source(source, args.num))
-    if args.json:
-        print(json.dumps(report, indent=1))
-    else:
-        show(report)
-
+from sbzoo.__main__ import run
 
 if __name__ == '__main__':
-    arguments = parse_args()
-    cli.run(lambda: main(arguments), arguments.debug)
+    run('fid', sys.argv[1:])

@@ -1,59 +1,9 @@
 #!/usr/bin/env python
 """Make a model card of finished runs: weights, results with their spread, a picture."""
 
-import argparse
-from pathlib import Path
+import sys
 
-from sbzoo.engine import cli
-
-EXAMPLES = """
-examples:
-  python tools/publish.py work_dirs/retinanet_gn_b2
-  python tools/publish.py runs/gn_seed0 runs/gn_seed1 runs/gn_seed2 --half
-  python tools/publish.py          # only the published checkpoints and the indices, anew
-
-The runs are of one config and differ in their seed; the weights are those of the lowest. Everything
-in model_cards/ is written by this command: change what it is made from, not what it writes.
-"""
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXAMPLES,
-    )
-    add = parser.add_argument
-    add('work_dirs', nargs='*', type=Path, metavar='WORK_DIR', help='of tools/train.py')
-    add('--name', default='', help='of the card; that of the config by default')
-    add('--replace', action='store_true', help='the card of ours that has this name')
-    add('--half', action='store_true', help='weights in half precision, and the numbers of these')
-    add(
-        '--limit',
-        action='append',
-        default=[],
-        metavar='SENTENCE',
-        help='what the model does not do; may be given several times',
-    )
-    add('--debug', action='store_true', help='show tracebacks and warnings')
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> None:
-    from sbzoo.zoo.index import write
-    from sbzoo.zoo.publish import publish
-
-    options = args.name, args.half, args.limit, args.replace
-    card = publish(args.work_dirs, *options) if args.work_dirs else None
-    print(f'{len(write())} cards: model_cards/README.md')
-    if card:
-        size = Path(card.reference).stat().st_size
-        print(f'card:    {card.folder} ({size / 1e6:.1f} MB of weights)')
-        is_detector = card.task == 'object-detection'
-        tool = f'test.py {card.config}' if is_detector else 'generate.py'
-        print(f'next:    python tools/{tool} --card {card.name}')
-
+from sbzoo.__main__ import run
 
 if __name__ == '__main__':
-    arguments = parse_args()
-    cli.run(lambda: main(arguments), arguments.debug)
+    run('publish', sys.argv[1:])

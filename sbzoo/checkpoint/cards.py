@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from sbzoo.errors import UserError
-from sbzoo.paths import CARDS
+from sbzoo.paths import CARDS, command
 
 FILE = 'README.md'
 KEY, MARK = 'sbzoo', '---\n'
@@ -157,7 +157,7 @@ def card(name: str) -> Card:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
         hint = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'{name}: no such card{hint} (python tools/cards.py lists all)')
+        raise UserError(f'{name}: no such card{hint} ({command("cards")} lists all)')
     return _read(name)
 
 

@@ -1,6 +1,6 @@
 """Stand-in for `mmcv._ext`, mmcv's compiled operators, on torchvision kernels.
 
-`install()` puts this module where mmcv looks for its extension, so the names and arguments
+`sbzoo.plugin` puts this module where mmcv looks for its extension, so the names and arguments
 below are the ones that mmcv calls. Results go into the tensors that mmcv allocates. Operators
 without a twin here import like the others and raise at use.
 
@@ -10,9 +10,6 @@ autocast.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Never
@@ -22,25 +19,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-_EXTENSION = 'mmcv._ext'
 _KERNELS = torch.ops.torchvision
 _TINY = torch.finfo(torch.float32).tiny  # mmcv's floor under logarithms, in every precision
-
-
-def install() -> bool:
-    """Make this module `mmcv._ext`; an mmcv with compiled operators is left alone.
-
-    Returns:
-        Whether this module is in place; False where mmcv has its own extension.
-    """
-    this = sys.modules[__name__]
-    if sys.modules.get(_EXTENSION) is this:
-        return True
-    if importlib.util.find_spec(_EXTENSION) is not None:
-        return False
-    sys.modules[_EXTENSION] = this
-    importlib.import_module('mmcv')._ext = this
-    return True
 
 
 def _unavailable(operator: str) -> NotImplementedError:

@@ -21,6 +21,7 @@ from sbzoo.engine.visualize_curves import draw_curves
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.image_to_image import Translation
+from sbzoo.paths import command
 
 TIMES = ('time', 'data_time')  # what mmengine logs of a validation beside its metrics
 
@@ -98,8 +99,8 @@ def next_tool(runner: Runner) -> str:
     """What comes after a training: detectors are tested, generators generate."""
     model = unwrapped(runner)
     if isinstance(model, Translation):
-        return 'python tools/generate.py --input FOLDER'
-    return f'python tools/{"generate" if isinstance(model, AdversarialModel) else "test"}.py'
+        return f'{command("generate")} --input FOLDER'
+    return command('generate' if isinstance(model, AdversarialModel) else 'test')
 
 
 def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:

@@ -7,10 +7,8 @@ import io
 import json
 import logging
 import re
-import runpy
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,11 +19,13 @@ from PIL import Image
 
 import sbzoo
 from sbzoo import UserError
+from sbzoo.__main__ import parser_of
 from sbzoo.checkpoint.cards import Card, Result
 from sbzoo.engine.options.read import load_config
 from sbzoo.paths import ROOT
 from sbzoo.report import check, page, pictures, plots, tables
 from sbzoo.report.gather import experiments, read_results, read_work_dir
+from sbzoo.tools import report
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome', 'chrome-headless-shell')
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -514,13 +514,11 @@ def test_cards_are_evaluated(name):
 
 
 @pytest.fixture
-def tool(monkeypatch):
+def tool():
     """Runs tools/report.py in this process."""
 
     def call(*arguments: object) -> None:
-        monkeypatch.setattr(sys, 'argv', ['report.py', *map(str, arguments)])
-        module = runpy.run_path(str(ROOT / 'tools/report.py'))
-        module['main'](module['parse_args']())
+        report.main(parser_of('report').parse_args([*map(str, arguments)]))
 
     return call
 

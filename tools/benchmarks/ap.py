@@ -18,8 +18,8 @@ from mmdet.evaluation.metrics import CocoMetric, coco_metric
 from mmengine.evaluator import BaseMetric
 from pycocotools.cocoeval import COCOeval
 
-from sbzoo.engine.cli import positive_int
 from sbzoo.metrics.coco_ap import CocoAP
+from sbzoo.tools.cli import positive_int
 
 HEIGHT, WIDTH = 480, 640  # pixels
 CLASSES = tuple(f'class {i}' for i in range(80))

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbzoo.checkpoint.io import AtomicBackend
-from sbzoo.engine.cli import positive_int
 from sbzoo.metrics.extractors.digits import CARD, SIZE, DigitClassifier
 from sbzoo.paths import ROOT
+from sbzoo.tools.cli import positive_int
 
 BATCH, LR = 64, 3e-3
 PACKAGES = 'torch', 'scikit-learn', 'pillow', 'numpy'

@@ -24,12 +24,12 @@ from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sbzoo.engine.cli import positive_int
 from sbzoo.engine.options.config import use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.read import load_config
 from sbzoo.norm import Norm
 from sbzoo.paths import ROOT
+from sbzoo.tools.cli import positive_int
 
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 PACKAGE = re.compile(

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from benchmarks.memory import resident
-from sbzoo.engine.cli import positive_int
 from sbzoo.metrics.extractors import inception
 from sbzoo.metrics.extractors.base import Extractor
 from sbzoo.metrics.extractors.inception import Inception
 from sbzoo.metrics.features import measure
 from sbzoo.metrics.functional.frechet import frechet_distance
 from sbzoo.metrics.image_files import ImageFiles
+from sbzoo.tools.cli import positive_int
 
 D, BATCH = 2048, 50  # features of FID, and pytorch-fid's default batch
 MB = 1e6

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.classifier import digits
-from sbzoo.engine.cli import positive_int
 from sbzoo.metrics.extractors.digits import CLASSES, Digits
+from sbzoo.tools.cli import positive_int
 from sbzoo.zoo.load import load
 
 CARDS = 'sngan_bn_b2', 'sngan_in_b2', 'sngan_gn_b2', 'sngan_ln_b2', 'sngan_hybrid_b2', 'r3gan_b8'

@@ -23,11 +23,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from sbzoo.engine.cli import positive_int
 from sbzoo.engine.options.config import set_lean, set_scratch, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.read import load_config
 from sbzoo.norm.recompute import make_lean
+from sbzoo.tools.cli import positive_int
 
 GB = 1e9
 CONFIG = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'

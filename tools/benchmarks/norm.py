@@ -11,8 +11,8 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from sbzoo.engine.cli import positive_int
 from sbzoo.norm import build_norm
+from sbzoo.tools.cli import positive_int
 
 SHAPES = (2, 256, 100, 168), (2, 64, 200, 336), (2, 512, 25, 42)
 FORMATS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)

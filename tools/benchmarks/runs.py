@@ -15,9 +15,9 @@ from typing import Any
 
 from rich.progress import track
 
-from sbzoo.engine.cli import positive_int
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT
+from sbzoo.tools.cli import positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:

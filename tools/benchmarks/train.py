@@ -15,10 +15,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from sbzoo.data.embedded.digit_scenes import CLASSES, ensure_digits
-from sbzoo.engine.cli import positive_int
 from sbzoo.engine.options.read import typed_dicts
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT, cache_dir
+from sbzoo.tools.cli import positive_int
 
 CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
 WINDOW = 50  # steps that a logged time is the mean of
@@ -33,10 +33,10 @@ HOST = dict(
 MMCV_OPS = ROOT / 'sbzoo/detection/mmcv_ops.py'
 OPERATORS = f"""
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location('operators', {str(MMCV_OPS)!r})
-sys.modules['operators'] = operators = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(operators)
-operators.install()
+if not importlib.util.find_spec('mmcv._ext'):
+    spec = importlib.util.spec_from_file_location('mmcv._ext', {str(MMCV_OPS)!r})
+    sys.modules['mmcv._ext'] = operators = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(operators)
 """
 
 

@@ -7,9 +7,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from urllib.error import URLError
 
+from sbzoo import plugin
 from sbzoo.errors import UserError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -27,7 +27,8 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
     """
     warnings.simplefilter('default' if debug else 'ignore')
     try:
-        require_openmmlab()
+        plugin.require_host()
+        plugin.register()
         main()
     except KeyboardInterrupt:
         _leave(interrupted, EXIT_INTERRUPTED)
@@ -55,17 +56,6 @@ def _message(error: Exception) -> str:
     return f'error: {type(error).__name__}: {"".join(reason)} (--debug shows where)'
 
 
-def require_openmmlab() -> None:
-    """Check that mmengine, mmcv and MMDetection are installed.
-
-    Raises:
-        UserError: One is not; the message names the extra to install.
-    """
-    missing = [name for name in ('mmengine', 'mmcv', 'mmdet') if not find_spec(name)]
-    if missing:
-        raise UserError(f'{", ".join(missing)} not installed; run: pip install -e ".[onedl]"')
-
-
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The argument that names a config."""
     parser.add_argument(
@@ -88,7 +78,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     )
     add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
     add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
-    add('--debug', action='store_true', help='show tracebacks and warnings')
 
 
 def positive_int(text: str) -> int:

@@ -1,0 +1,118 @@
+"""Generate images: sample a GAN, walk between its samples, or translate a folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sbzoo.paths import command
+from sbzoo.tools import cli
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from sbzoo.gan.models.base import AdversarialModel
+
+EXAMPLES = """
+examples:
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 64 --out samples.png
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5000 --out samples/
+  python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5 --interpolate 8
+  python tools/generate.py --card dcgan_in_b2 --num 64 --out samples.png
+  python tools/generate.py configs/cyclegan_in_b1.py work_dirs/cyclegan_in_b1 --input photos/
+
+Image number i comes from seed SEED + i alone, so it is the same in any batch and on any device.
+"""
+
+SAMPLING = 'num', 'seed', 'labels', 'truncation', 'interpolate'  # options of GANs alone
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the tool."""
+    add = parser.add_argument
+    add('config', nargs='?', help='a config file')
+    add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
+    add('--card', metavar='NAME', help='a model card instead; tools/cards.py lists them')
+    add('--num', type=cli.positive_int, metavar='N', help='how many (64)')
+    add('--seed', type=int, metavar='N', help='of the first image (0)')
+    add(
+        '--out',
+        type=Path,
+        default=Path('samples.png'),
+        help='FILE.png for a grid, FILE.npz for pixels [N, H, W, 3], a new folder for a PNG each',
+    )
+    add('--labels', nargs='+', type=int, metavar='CLASS', help='of a conditional GAN; go round')
+    add('--truncation', type=float, metavar='PSI', help='0 to 1: likelier, less varied (StyleGAN2)')
+    add(
+        '--interpolate',
+        type=cli.positive_int,
+        metavar='STEPS',
+        help='walk from each of the NUM seeds to the next, in one class',
+    )
+    add('--input', type=Path, metavar='DIR', help='translate the images of this folder')
+
+
+def main(args: argparse.Namespace) -> None:
+    from sbzoo.engine.sampling import save
+
+    images, num, columns = pictures(*load(args), args)
+    out = save(images, num, args.out, columns)
+    print(f'{num} images: {out}')
+    if out.is_dir():
+        print(f'next:    {command("fid")} REAL_FOLDER {out}')
+
+
+def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
+    """The config and the model that the options name."""
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine.options.read import load_config
+    from sbzoo.engine.sampling import check_generates, load_model
+    from sbzoo.errors import UserError
+    from sbzoo.zoo import load as models
+
+    if bool(args.card) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
+        raise UserError('give a config and a checkpoint, or --card NAME')
+    if args.config:
+        cfg = load_config(args.config)
+        return cfg, load_model(cfg, local(args.checkpoint))
+    loaded = models.load(args.card)
+    check_generates(args.card, loaded.model)
+    return models.config_of(loaded.card), loaded.model
+
+
+def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
+    """The images that the options ask for, how many, and in how many columns of a grid."""
+    from sbzoo.engine import sampling as generate
+    from sbzoo.errors import UserError
+    from sbzoo.gan.models.image_to_image import Translation
+
+    name, translates = args.card or args.config, isinstance(model, Translation)
+    if translates != bool(args.input):
+        cure = 'translates images: give --input DIR' if translates else 'samples: leave out --input'
+        raise UserError(f'{name} {cure}')
+    given = [f'--{name}' for name in SAMPLING if getattr(args, name) is not None]
+    if args.input and given:
+        raise UserError(f'{" ".join(given)}: --input translates each image of its folder, once')
+    if args.input:
+        return translations(cfg, model, args.input)
+    options = {} if args.truncation is None else dict(truncation=args.truncation)
+    num, seed = args.num or 64, args.seed or 0
+    seeds = range(seed, seed + num)
+    if not args.interpolate:
+        return generate.sample(model, seeds, args.labels, **options), num, generate.COLUMNS
+    if num < 2:
+        raise UserError('--interpolate: give --num 2 or more, the images to walk between')
+    images = generate.interpolate(model, seeds, args.interpolate, args.labels, **options)
+    return images, (num - 1) * args.interpolate, args.interpolate
+
+
+def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
+    """The images of a folder, translated at the size that the model was trained for."""
+    from sbzoo.data.image_folder import read_image_folder
+    from sbzoo.engine import sampling as generate
+    from sbzoo.engine.options.data import leaf
+
+    folder = read_image_folder(root)
+    size = leaf(cfg.test_dataloader.dataset).image_size
+    return generate.translate(model, folder, size), folder.num_images, generate.COLUMNS

@@ -1,0 +1,64 @@
+"""Train a detector or a GAN, from a config of sbzoo or of MMDetection."""
+
+import argparse
+from pathlib import Path
+
+from sbzoo.norm import norm_table
+from sbzoo.tools import cli
+
+EXAMPLES = rf"""
+norms (statistics are taken over ...):
+{norm_table()}
+
+examples:
+  python tools/train.py configs/retinanet_gn_b2.py
+  python tools/train.py configs/retinanet_gn_b2.py --norm ln --batch 1
+  python tools/train.py configs/dcgan_in_b2.py --norm hybrid --batch 1
+  python tools/train.py mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py \
+      --norm gn --batch 2 --data /my/coco --scratch
+"""
+
+INTERRUPTED = 'stopped; the same command with --resume goes on from the last checkpoint'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the tool."""
+    cli.add_config(parser)
+    add = parser.add_argument
+    add('--norm', metavar='SPEC', help='turn every norm of the model (table below)')
+    add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
+    add('--accumulate', type=cli.positive_int, metavar='N', help='batches for one update')
+    add('--lr', metavar='LR', help='a number, or auto for linear scaling; auto with the two')
+    add('--epochs', type=cli.positive_int, metavar='N', help='the schedule is stretched to them')
+    add('--seed', type=int, metavar='N', help='of weights, order and augmentation')
+    add(
+        '--noise-scale',
+        type=cli.positive_int,
+        nargs='?',
+        const=200,
+        metavar='STEPS',
+        help='measure every 200 steps how large a batch pays (4%% more time)',
+    )
+    add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
+    add(
+        '--load-from',
+        metavar='CKPT',
+        help='start from the weights of a model like this: a file, card://NAME, hf:// or https://',
+    )
+    add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
+    add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
+    add('--lean', action='store_true', help='less memory: compute again what is cheap to compute')
+    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    cli.add_common_options(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    from sbzoo.checkpoint.resolve import local
+    from sbzoo.engine.options.config import build_config
+    from sbzoo.engine.train import next_tool, show, train
+
+    args.load_from = args.load_from and local(args.load_from)
+    cfg = build_config(args)
+    runner, metrics = train(cfg, args.resume, args.load_from)
+    config = Path(cfg.filename).name  # as it was left there, with every option in it
+    show(runner, metrics, f'{next_tool(runner)} {runner.work_dir}/{config} {runner.work_dir}')
