@@ -5,6 +5,7 @@ They have the permissions that any new file has, which those of `tempfile` have 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
+
+CHUNK = 2**20  # bytes
 
 
 @contextmanager
@@ -27,6 +30,22 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write(path: str | Path, data: bytes) -> None:
+    """Write a file by `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def sha256(source: bytes | str | Path) -> str:
+    """The sha256 of bytes, or of a file, in hexadecimal digits."""
+    digest = hashlib.sha256(source if isinstance(source, bytes) else b'')
+    if not isinstance(source, bytes):
+        with Path(source).open('rb') as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
-from sbzoo.files import replacing
+from sbzoo.files import write
 from sbzoo.norm.key_names import with_own_names
 
 
@@ -53,9 +53,8 @@ class AtomicBackend(LocalBackend):
     """The local disk, where a file appears under its name only when it is complete."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes by `replacing`."""
-        with replacing(filepath) as file:
-            file.write(obj)
+        """Write bytes atomically."""
+        write(filepath, obj)
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.*\.safetensors$', force=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 import timm
@@ -16,6 +15,7 @@ from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sbzoo import files
 from sbzoo.detection.preprocessing import Preprocessing
 from sbzoo.errors import UserError
 from sbzoo.norm.convert import convert_norm
@@ -162,7 +162,7 @@ def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise UserError(f'{path}: no such file of weights')
-    found = sha256_of(Path(path).read_bytes()).hexdigest()
+    found = files.sha256(path)
     if sha256 and found != sha256.lower():
         raise UserError(f'{path}: its sha256 is {found}, not {sha256}')
     try:

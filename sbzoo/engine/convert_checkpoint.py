@@ -14,9 +14,10 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import nn
 
-from sbzoo.checkpoint.io import AtomicBackend, check_weights, read_checkpoint
+from sbzoo.checkpoint.io import check_weights, read_checkpoint
 from sbzoo.engine.batches import some_batches
 from sbzoo.errors import UserError
+from sbzoo.files import write
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
 from sbzoo.norm.key_names import with_own_names
@@ -56,7 +57,7 @@ def convert(
         calibration = calibrate(model, reference, batches, run_every_head)
     content = io.BytesIO()
     torch.save(dict(state_dict=model.cpu().state_dict(), meta=dict(norm=spec)), content)
-    AtomicBackend().put(content.getvalue(), out)
+    write(out, content.getvalue())
     return conversion, calibration
 
 

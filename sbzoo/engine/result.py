@@ -14,11 +14,11 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.engine.hooks.alpha import alphas
 from sbzoo.engine.hooks.noise_scale import summary
 from sbzoo.engine.optim import wrappers_of
 from sbzoo.engine.options.data import leaf
+from sbzoo.files import write
 
 FILE = 'result.json'
 SCHEDULE = ('images_a_step', 'devices', 'accumulated', 'lr', 'epochs')
@@ -48,7 +48,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
         machine=f'{platform.machine()}, {torch.get_num_threads()} threads',
     )
     path = Path(runner.work_dir) / FILE
-    AtomicBackend().put(json.dumps(result, indent=1).encode(), path)
+    write(path, json.dumps(result, indent=1).encode())
     return path
 
 

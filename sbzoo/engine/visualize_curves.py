@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sbzoo.checkpoint.io import AtomicBackend
+from sbzoo.files import write
 
 Curve = dict[int, float]  # value by step
 
@@ -50,7 +50,7 @@ def draw_curves(work_dir: str | Path) -> Path | None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     path = Path(work_dir) / 'curves.png'
-    AtomicBackend().put(picture.getvalue(), path)
+    write(path, picture.getvalue())
     return path
 
 

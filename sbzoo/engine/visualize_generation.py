@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid
 
-from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.engine.hooks.resume import last_good_checkpoint
 from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
+from sbzoo.files import write
 from sbzoo.gan.models.base import AdversarialModel
 
 FIELDS = ('source_img', 'fake_img', 'target_img')  # of a sample, side by side
@@ -90,7 +90,7 @@ def save_png(image: Image.Image, path: Path) -> Path:
     """Write a picture, which appears under its name only when it is complete."""
     data = io.BytesIO()
     image.save(data, format='PNG')
-    AtomicBackend().put(data.getvalue(), path)
+    write(path, data.getvalue())
     return path
 
 

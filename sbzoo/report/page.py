@@ -9,8 +9,8 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sbzoo import files
 from sbzoo.checkpoint.cards import TASKS, Card, list_cards
-from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.visualize_curves import Curve
 from sbzoo.paths import CARDS
@@ -80,8 +80,8 @@ def write(material: Material, out: Path) -> tuple[Path, Path]:
     """
     chapters = sections(material, out)
     page, text = out / 'report.html', out / 'report.md'
-    AtomicBackend().put(html(chapters).encode(), page)
-    AtomicBackend().put(markdown(chapters).encode(), text)
+    files.write(page, html(chapters).encode())
+    files.write(text, markdown(chapters).encode())
     return page, text
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from sbzoo import files
 from sbzoo.checkpoint.cards import FILE as PAGE
 from sbzoo.checkpoint.cards import TASKS, Card, Result, list_cards
-from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.checkpoint.resolve import address, digits_in_name
 from sbzoo.paths import CARDS
 from sbzoo.zoo.page import page
@@ -102,7 +102,7 @@ def _row(card: Card) -> str:
     return f'| {" | ".join(map(str, cells))} |'
 
 
-def files(cards: list[Card]) -> dict[Path, str]:
+def pages(cards: list[Card]) -> dict[Path, str]:
     """All that is written of cards, and where it goes: their pages, and the indices."""
     cards = sorted(cards, key=lambda card: card.name)
     table = yaml.safe_dump(metafile(cards), sort_keys=False, allow_unicode=True)
@@ -116,6 +116,6 @@ def files(cards: list[Card]) -> dict[Path, str]:
 def write() -> list[Card]:
     """Write the cards of `published.yml` and the indices of all cards, which it returns."""
     cards = {card.name: card for card in [*list_cards(), *published()]}.values()
-    for path, text in files(cards).items():
-        AtomicBackend().put(text.encode(), path)
+    for path, text in pages(cards).items():
+        files.write(path, text.encode())
     return list(cards)

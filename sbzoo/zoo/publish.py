@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -22,8 +21,9 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from sbzoo import files
 from sbzoo.checkpoint.cards import FILE, Card, Result
-from sbzoo.checkpoint.io import AtomicBackend, find_checkpoint, read_checkpoint
+from sbzoo.checkpoint.io import find_checkpoint, read_checkpoint
 from sbzoo.checkpoint.key_maps import GENERATOR
 from sbzoo.engine.options.read import load_config, norm_of
 from sbzoo.engine.result import ALIKE, data_name
@@ -81,14 +81,14 @@ def publish(
     weights = save(dict(_weights(checkpoint['state_dict'], half)), _metadata(runs[0], checkpoint))
     card = _card(runs, name)
     _check_name(card, overwrite)
-    card = replace(card, sha256=hashlib.sha256(weights).hexdigest(), limits=tuple(limits))
+    card = replace(card, sha256=files.sha256(weights), limits=tuple(limits))
     if half:
         card = _measured(card, weights, runs[0].cfg)
     picture = picture_of(card.task)
-    files = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
-    for file, content in files.items():
-        AtomicBackend().put(content, card.folder / file)
-    AtomicBackend().put(page(card).encode(), card.folder / FILE)  # last: it says what is there
+    contents = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
+    for file, content in contents.items():
+        files.write(card.folder / file, content)
+    files.write(card.folder / FILE, page(card).encode())  # last: it says what is there
     return card
 
 

@@ -46,7 +46,7 @@ def ids(card: Card) -> str:
 
 
 def test_nothing_is_written_by_hand():
-    for path, text in published.files(ALL).items():
+    for path, text in published.pages(ALL).items():
         assert path.read_text(encoding='utf-8') == text, path
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from sbzoo.checkpoint.io import AtomicBackend
+from sbzoo.files import write
 from sbzoo.metrics.extractors.digits import CARD, SIZE, DigitClassifier
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         versions={name: version(name) for name in PACKAGES},
     )
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    AtomicBackend().put(save(weights, dict(made=json.dumps(made))), args.out)
+    write(args.out, save(weights, dict(made=json.dumps(made))))
     print(f'{accuracy:.2%} of the digits held out; written: {args.out}')
     print(f'{"equal to" if _published(weights) else "other than"} the published weights')
 

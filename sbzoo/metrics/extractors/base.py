@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
+from sbzoo.files import sha256
 
 
 class Extractor(nn.Module):
@@ -75,4 +75,4 @@ def read_weights(path: str | Path) -> tuple[bytes, str]:
     if not Path(path).is_file():
         raise UserError(f'{path}: no such file of weights')
     data = Path(path).read_bytes()
-    return data, sha256(data).hexdigest()
+    return data, sha256(data)
