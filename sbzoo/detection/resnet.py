@@ -11,14 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm, build_norm, norm_cfg
 from sbzoo.norm.key_names import accept_published_names
-from sbzoo.norm.spec import canonical
+from sbzoo.norm.spec import split_spec
 
 
 class _OneNorm:
     """What a ResNet of MMDetection needs to take `norm`; it comes before it in the bases."""
 
     def __init__(self, norm: str = 'gn', **kwargs) -> None:
-        spec, standardise = canonical(norm)
+        spec, standardise = split_spec(norm)
         place_ibn = IBN.get(spec)
         super().__init__(
             norm_cfg=norm_cfg('bn' if place_ibn else spec),

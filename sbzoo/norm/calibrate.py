@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.hooks import RemovableHandle
 
 from sbzoo.errors import UserError
-from sbzoo.norm import supported as kinds
-from sbzoo.norm.precise_bn import Forward, Moments, has_population, set_population
+from sbzoo.norm import supported
+from sbzoo.norm.layers import Norm
+from sbzoo.norm.precise_bn import Forward, RunningMoments, has_population, set_population
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
 QUIET = 1e-3  # channels this far below the original's standard deviation are not turned up
@@ -114,7 +115,7 @@ class _Layer:
         self.name, self.norm, self.original = name, norm, original
         self.scale, self.shift = norm.weight.clone(), norm.bias.clone()
         self.learned = self.scale.to('cpu', torch.float64, copy=True)
-        self.target, self.inputs, self.bare = Moments(), Moments(), Moments()
+        self.target, self.inputs, self.bare = RunningMoments(), RunningMoments(), RunningMoments()
         self.quiet = 0
 
     def track(self, norm: nn.Module, args: tuple) -> None:
@@ -160,10 +161,13 @@ def _behind_new_weights(model: nn.Module, originals: dict[str, nn.Module]) -> se
     found = set()
     for name, parent in model.named_modules():
         was = dict(originals[name].named_children()) if name in originals else {}
-        now = {k: m for k, m in parent.named_children() if kinds.is_standardised(m)}
-        widths = {m.out_channels for k, m in now.items() if not kinds.is_standardised(was.get(k))}
-        norms = (m for m in parent.children() if kinds.is_for_images(type(m)))
-        found |= {m for m in norms if kinds.channels(m) in widths}
+        widths = {
+            conv.out_channels
+            for key, conv in parent.named_children()
+            if supported.is_standardised(conv) and not supported.is_standardised(was.get(key))
+        }
+        norms = (m for m in parent.children() if supported.is_for_images(type(m)))
+        found |= {m for m in norms if supported.channels(m) in widths}
     return found
 
 
@@ -172,7 +176,7 @@ def _kind(norm: nn.Module) -> tuple:
 
 
 def _reason_to_leave(norm: nn.Module, original: nn.Module) -> str | None:
-    if not isinstance(norm, AFFINE_LAST) or kinds.activates(getattr(norm, 'pool', None)):
+    if not isinstance(norm, AFFINE_LAST) or (isinstance(norm, Norm) and norm.pool.activates):
         return 'its output is not affine in weight and bias'
     if norm.weight is None:
         return 'it has no weight and bias'
@@ -225,7 +229,7 @@ def _errors(layers: list[_Layer], runs: Iterable) -> dict[_Layer, float]:
 
     with ExitStack() as hooks:
         for layer in layers:
-            layer.target = Moments()
+            layer.target = RunningMoments()
             hooks.enter_context(_watch(layer.original, expect, layer))
             hooks.enter_context(_watch(layer.norm, compare, layer))
         for _ in runs:

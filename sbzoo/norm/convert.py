@@ -9,9 +9,9 @@ from itertools import chain
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
-from sbzoo.norm import supported as kinds
+from sbzoo.norm import supported
 from sbzoo.norm.layers import Norm, build_norm, norm_cfg
-from sbzoo.norm.spec import canonical, parse
+from sbzoo.norm.spec import parse, split_spec
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
 OWN_FORWARD = 'a convolution with a forward of its own'
@@ -96,14 +96,16 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
     Raises:
         UserError: Unknown spec, or a model without norms.
     """
-    plain, standardise = canonical(spec)
+    plain, standardise = split_spec(spec)
     norm_cfg(plain)  # an unknown spec is an error whatever the model has
     norms = _norms(model)
     if not norms:
         raise UserError(f'norm {spec}: {type(model).__name__} has no norm to turn')
     record, new_layers = Conversion(model, spec), {}
     for norm, name in norms.items():
-        reason = 'frozen' if keep_frozen and kinds.is_frozen(norm) else kinds.reason_to_leave(norm)
+        reason = supported.reason_to_leave(norm)
+        if keep_frozen and supported.is_frozen(norm):
+            reason = 'frozen'
         if reason:
             record.left.append(Left(name, type(norm).__name__, reason))
         elif not _is_already(norm, plain):
@@ -116,7 +118,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             if type(conv) is nn.Conv2d:
                 new_layers[conv] = ConvWS2d.like(conv)
                 record.changed.append(_change(name, conv, new_layers[conv]))
-            elif not kinds.is_standardised(conv):
+            elif not supported.is_standardised(conv):
                 record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)
@@ -125,7 +127,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
 
 def _norms(model: nn.Module) -> dict[nn.Module, str]:
     """All norms and their names, except those that are part of another norm."""
-    norms = {module: name for name, module in model.named_modules() if kinds.is_norm(module)}
+    norms = {module: name for name, module in model.named_modules() if supported.is_norm(module)}
     parts = {part for norm in norms for part in norm.modules() if part is not norm}
     return {norm: name for norm, name in norms.items() if norm not in parts}
 
@@ -146,12 +148,12 @@ def _is_torchs(spec: str) -> bool:
 
 def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     """The layer that `spec` names, with what `norm` has learned and what it does beside."""
-    channels = kinds.channels(norm)
+    channels = supported.channels(norm)
     settings = dict(eps=norm.eps, affine=getattr(norm, 'weight', None) is not None)
     if getattr(norm, 'momentum', None) is not None:
         settings['momentum'] = norm.momentum
-    drop, act = kinds.drop_and_activation(norm)
-    if kinds.activates(parse(spec, channels)):
+    drop, act = supported.drop_and_activation(norm)
+    if parse(spec, channels).activates:
         act = nn.Identity()  # the new one takes its place
     if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and not _is_torchs(spec):
         settings['relu'], act = True, nn.Identity()  # in the same pass
@@ -174,7 +176,7 @@ def _carry(norm: nn.Module, new: nn.Module, model: nn.Module) -> None:
     if (example := next(floats, None)) is not None:
         new.to(example.device, example.dtype)
     for key, names in CARRIED.items():
-        old, fresh = kinds.first_of(norm, *names), getattr(new, key, None)
+        old, fresh = supported.first_of(norm, *names), getattr(new, key, None)
         if old is not None and fresh is not None:
             setattr(new, key, _as(fresh, old))
 
@@ -205,7 +207,7 @@ def _convolutions_beside(
     """The convolutions whose parent has one of `norms` too, with their number of channels."""
     seen = set()
     for name, parent in model.named_modules():
-        widths = {kinds.channels(child) for child in parent.children() if child in norms}
+        widths = {supported.channels(child) for child in parent.children() if child in norms}
         for key, child in parent.named_children():
             if takes_standardisation(child) and child.out_channels in widths and child not in seen:
                 seen.add(child)

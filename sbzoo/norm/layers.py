@@ -1,15 +1,21 @@
-"""The one norm layer: moments, a pool, an affine map."""
+"""The normalization layer: moments, a pool, an affine map."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sbzoo.errors import UserError
-from sbzoo.norm.moments import Table
-from sbzoo.norm.pools import Mix
-from sbzoo.norm.spec import canonical, parse
+from sbzoo.norm.kernels.group_relu import group_norm_relu
+from sbzoo.norm.kernels.native import memory_format
+from sbzoo.norm.moments import Moments
+from sbzoo.norm.normalize import normalize, normalize_fixed
+from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
+from sbzoo.norm.spec import parse, split_spec
+
+_LARGE = 2**22  # elements, from where memory traffic is all that counts
 
 
 class Norm(_InstanceNorm):
@@ -42,14 +48,18 @@ class Norm(_InstanceNorm):
         affine: bool = True,
         relu: bool = False,
     ) -> None:
-        pool = parse(spec, num_features)
+        pool, (plain, _) = parse(spec, num_features), split_spec(spec)
         if momentum is None:
             raise UserError(
                 f'norm {spec!r}, momentum=None: a number from 0 to 1; for the average over many '
                 'batches there is sbzoo.reestimate'
             )
+        if pool.activates and not affine:
+            raise UserError(f'{plain}: a norm and activation in one needs affine=True')
+        if pool.activates and relu:
+            raise UserError(f'{plain}, relu=True: it is an activation already; relu=False')
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
-        self.spec, self.pool, self.relu = canonical(spec)[0], pool, relu
+        self.spec, self.pool, self.relu = plain, pool, relu
         pool.prepare(self)
 
     @property
@@ -63,37 +73,80 @@ class Norm(_InstanceNorm):
         return _wide(self.alpha_logit).sigmoid()
 
     @property
-    def running(self) -> Table:
+    def running(self) -> Moments:
         """The running statistics, [1, C]."""
-        return Table(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
+        return Moments(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [N, C, H, W].
+        """Normalise x [N, C, H, W]: moments -> pool -> affine.
 
         Raises:
             UserError: Not such images, or statistics are of single values: instance norm of 1x1
                 maps, say.
         """
+        self._check(x)
+        if not x.shape[0] and not (self.training and self.pool.spans_ranks):
+            return self._nothing(x)
+        fixed = self.pool.fixed(self)
+        if fixed is not None:
+            return normalize_fixed(x, fixed, self.eps, self.weight, self.bias, self.relu)
+        if isinstance(self.pool, Group) and not self._is_narrow(x):
+            return self._group_norm(x)
+        if isinstance(self.pool, FilterResponse):
+            return self._filter_response_norm(x)
+        if isinstance(self.pool, EvoNormS0):
+            return self._evonorm(x)
+        return normalize(x, self.statistics, self.eps, self.weight, self.bias, self.relu)
+
+    def statistics(self, moments: Moments) -> Moments:
+        """What the pool makes of the moments [N, C] of images."""
+        return self.pool(moments, self)
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise UserError(
                 f'norm {self.spec!r} of {list(x.shape)}: it is for images '
                 f'[N, {self.num_features}, H, W]; vectors and sequences need a norm of torch'
             )
-        if not x.shape[0] and not (self.training and self.pool.spans_ranks):
-            return self._nothing(x)
-        if x.shape[2] * x.shape[3] == 1 and self.pool.is_of_single_maps(self.num_features):
+        single = x.shape[0] and x.shape[2] * x.shape[3] == 1
+        if single and self.pool.is_of_single_maps(self.num_features):
             raise UserError(
                 f'norm {self.spec!r} of {list(x.shape)}: a statistic of a single value leaves '
                 'nothing of it, or but its sign; on 1x1 maps take a norm that pools channels '
                 '(ln, gn with fewer groups) or no norm'
             )
-        return self.pool.forward(x, self)
 
     def _nothing(self, x: Tensor) -> Tensor:
         """An empty batch like x, with a gradient of zero for each parameter: DDP waits for one."""
         return x * sum(p.sum() for p in self.parameters(recurse=False))
 
-    def track(self, pooled: Table) -> None:
+    def _is_narrow(self, x: Tensor) -> bool:
+        """Whether groups are too narrow for torch's kernel, in channels_last."""
+        narrow = self.num_features < 4 * self.pool.groups
+        return narrow and memory_format(x) is torch.channels_last
+
+    def _group_norm(self, x: Tensor) -> Tensor:
+        """By torch's kernel."""
+        arguments = x, self.pool.groups, self.weight, self.bias, self.eps
+        large = x.numel() > _LARGE and not x.is_cuda and not torch.compiler.is_compiling()
+        if self.relu and large:
+            return group_norm_relu(*arguments)
+        y = F.group_norm(*arguments)
+        return y.relu_() if self.relu else y
+
+    def _filter_response_norm(self, x: Tensor) -> Tensor:
+        """max(y, threshold) = relu(y - threshold) + threshold, and the bias has room for one."""
+        bias = self.bias - self.threshold
+        y = normalize(x, self.statistics, self.eps, self.weight, bias, relu=True)
+        return y + self.threshold[:, None, None].to(x.dtype)
+
+    def _evonorm(self, x: Tensor) -> Tensor:
+        """X * sigmoid(gate * x) over the standard deviation."""
+        gate, bias = (t[:, None, None].to(x.dtype) for t in (self.gate, self.bias))
+        y = normalize(x, self.statistics, self.eps, self.weight)
+        return y * torch.sigmoid(gate * x) + bias
+
+    def track(self, pooled: Moments) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
         if not pooled.count:
             return
@@ -145,5 +198,5 @@ def norm_cfg(spec: str) -> dict:
         UserError: Unknown spec.
     """
     parse(spec, num_channels=1)
-    plain, _ = canonical(spec)
+    plain, _ = split_spec(spec)
     return dict(type='BN') if plain == 'bn' else dict(type='Norm', spec=plain)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Table(NamedTuple):
+class Moments(NamedTuple):
     """Mean and biased variance, [N, C] or broadcastable to it, over `count` pixels each."""
 
     mean: Tensor
@@ -16,10 +16,10 @@ class Table(NamedTuple):
     count: int
 
 
-def average(table: Table, dim: int) -> Table:
+def average(moments: Moments, dim: int) -> Moments:
     """Pool along `dim` (kept) by the law of total variance, in its centred form."""
-    mean, var = _Average.apply(table.mean, table.var, dim)
-    return Table(mean, var, table.count * table.mean.shape[dim])
+    mean, var = _Average.apply(moments.mean, moments.var, dim)
+    return Moments(mean, var, moments.count * moments.mean.shape[dim])
 
 
 class _Average(torch.autograd.Function):
@@ -42,15 +42,15 @@ class _Average(torch.autograd.Function):
         return d_means, d_var.expand_as(means), None
 
 
-def by_groups(table: Table, groups: int) -> Table:
+def by_groups(moments: Moments, groups: int) -> Moments:
     """Pool over the channels of each group; the result is [N, C] again."""
-    split = [t.unflatten(1, (groups, -1)) for t in table[:2]]
-    pooled = average(Table(*split, table.count), dim=2)
+    split = [t.unflatten(1, (groups, -1)) for t in moments[:2]]
+    pooled = average(Moments(*split, moments.count), dim=2)
     mean, var = (t.expand_as(split[0]).flatten(1) for t in pooled[:2])
-    return Table(mean, var, pooled.count)
+    return Moments(mean, var, pooled.count)
 
 
-def uncentred(table: Table) -> Table:
+def uncentred(moments: Moments) -> Moments:
     """The same pixels by their second moment about zero, in the place of the variance."""
-    mean, var, count = table
-    return Table(torch.zeros_like(mean), var + mean.square(), count)
+    mean, var, count = moments
+    return Moments(torch.zeros_like(mean), var + mean.square(), count)

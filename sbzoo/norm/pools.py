@@ -1,55 +1,49 @@
-"""Pools: which entries of the table of moments are averaged into the statistics of a norm.
+"""Pools: which of the moments of a batch are averaged into the statistics of a norm.
 
-A pool is called with the `Table` of a batch and the layer that it works for, and returns the
-table to normalise with, broadcastable to [N, C]. Autograd differentiates it, and its cost does
-not grow with the images. What it learns or remembers it registers with the layer in `prepare`.
+A pool is called with the moments [N, C] of a batch and the layer that it works for, and returns
+the statistics to normalise with, broadcastable to [N, C]. Autograd differentiates it, and its cost
+does not grow with the images, which it never sees. What it learns or remembers it registers with
+the layer in `prepare`; of the layer it may read `num_features`, `training`, `eps`, `running` and
+`alpha`, and call `track`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 
-from sbzoo.errors import UserError
-from sbzoo.norm.kernels import native as pixels
-from sbzoo.norm.kernels.group_relu import group_norm_relu
-from sbzoo.norm.moments import Table, average, by_groups, uncentred
-from sbzoo.norm.normalize import normalize, normalize_fixed
-
-if TYPE_CHECKING:
-    from sbzoo.norm.layers import Norm
-
-_LARGE = 2**22  # elements, from where memory traffic is all that counts
+from sbzoo.norm.moments import Moments, average, by_groups, uncentred
 
 
 class Pool:
     """Statistics of each sample by itself, unless a subclass says otherwise."""
 
     uses_batch = False  # samples of a batch share statistics
-    keeps_running = False  # there is a running table
-    trains_by_running = False  # the running table corrects statistics in training
+    keeps_running = False  # there are running statistics
+    trains_by_running = False  # the running statistics correct those of a batch in training
     spans_ranks = False  # in training every rank must take part, be its batch empty
+    learns = False  # more than a weight and a bias
+    activates = False  # the layer is an activation too
 
-    def prepare(self, layer: Norm) -> None:
+    def prepare(self, layer: nn.Module) -> None:
         """Register what the pool learns or remembers with its layer."""
 
     def is_of_single_maps(self, channels: int) -> bool:
         """Whether each statistic, of some of the channels at least, is of one map of one sample."""
         return False
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        """The table to normalise with."""
-        raise NotImplementedError
+    def fixed(self, layer: nn.Module) -> Moments | None:
+        """The statistics [1, C] where they do not depend on the images, so that none are taken."""
+        return None
 
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """Normalise x [N, C, H, W]."""
-        return normalize(x, layer, layer.weight, layer.bias, layer.relu)
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        """The statistics to normalise with."""
+        raise NotImplementedError
 
 
 # Each sample by itself
@@ -68,20 +62,8 @@ class Group(Pool):
     def is_of_single_maps(self, channels: int) -> bool:
         return self.groups == channels
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        return average(table, dim=1) if self.groups == 1 else by_groups(table, self.groups)
-
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """By torch's own kernel, but for groups that are too narrow for it in channels_last."""
-        channels_last = pixels.memory_format(x) is torch.channels_last
-        if channels_last and layer.num_features < 4 * self.groups:
-            return super().forward(x, layer)
-        affine = layer.weight, layer.bias, layer.eps
-        large = x.numel() > _LARGE and not x.is_cuda and not torch.compiler.is_compiling()
-        if layer.relu and large:
-            return group_norm_relu(x, self.groups, *affine)
-        y = F.group_norm(x, self.groups, *affine)
-        return y.relu_() if layer.relu else y
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        return average(moments, dim=1) if self.groups == 1 else by_groups(moments, self.groups)
 
 
 @dataclass(frozen=True)
@@ -91,8 +73,8 @@ class RootMeanSquare(Pool):
     def is_of_single_maps(self, channels: int) -> bool:
         return channels == 1
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        return uncentred(average(table, dim=1))
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        return uncentred(average(moments, dim=1))
 
 
 @dataclass(frozen=True)
@@ -102,21 +84,16 @@ class FilterResponse(Pool):
     FRN with TLU (Singh and Krishnan 2020, arXiv 1911.09737).
     """
 
-    def prepare(self, layer: Norm) -> None:
-        _check_activating(layer)
+    learns = activates = True
+
+    def prepare(self, layer: nn.Module) -> None:
         layer.threshold = nn.Parameter(torch.zeros(layer.num_features))
 
     def is_of_single_maps(self, channels: int) -> bool:
         return True
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        return uncentred(table)
-
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        """max(y, threshold) = relu(y - threshold) + threshold, and the shift has room for one."""
-        bias = layer.bias - layer.threshold
-        y = normalize(x, layer, layer.weight, bias, relu=True)
-        return y + layer.threshold[:, None, None].to(x.dtype)
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        return uncentred(moments)
 
 
 @dataclass(frozen=True)
@@ -128,27 +105,17 @@ class EvoNormS0(Pool):
 
     groups: int
 
-    def prepare(self, layer: Norm) -> None:
-        _check_activating(layer)
+    learns = activates = True
+
+    def prepare(self, layer: nn.Module) -> None:
         layer.gate = nn.Parameter(torch.ones(layer.num_features))
 
     def is_of_single_maps(self, channels: int) -> bool:
         return self.groups == channels
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        mean, var, count = by_groups(table, self.groups)
-        return Table(torch.zeros_like(mean), var, count)
-
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        gate, bias = (t[:, None, None].to(x.dtype) for t in (layer.gate, layer.bias))
-        return normalize(x, layer, layer.weight, None) * torch.sigmoid(gate * x) + bias
-
-
-def _check_activating(layer: Norm) -> None:
-    if not layer.affine:
-        raise UserError(f'{layer.spec}: a norm and activation in one needs affine=True')
-    if layer.relu:
-        raise UserError(f'{layer.spec}, relu=True: it is an activation already; relu=False')
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        mean, var, count = by_groups(moments, self.groups)
+        return Moments(torch.zeros_like(mean), var, count)
 
 
 # Over the samples of a batch; in evaluation by running statistics
@@ -161,26 +128,24 @@ class Batch(Pool):
     uses_batch = True
     keeps_running = True
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
+    def fixed(self, layer: nn.Module) -> Moments | None:
+        return None if layer.training else layer.running
+
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
         if not layer.training:
             return layer.running
-        pooled = self.pool(table)
+        pooled = self.pool(moments)
         corrected = self.correct(pooled, layer)
         layer.track(pooled)
         return corrected
 
-    def pool(self, table: Table) -> Table:
+    def pool(self, moments: Moments) -> Moments:
         """Statistics of the batch."""
-        return average(table, dim=0)
+        return average(moments, dim=0)
 
-    def correct(self, pooled: Table, layer: Norm) -> Table:
+    def correct(self, pooled: Moments, layer: nn.Module) -> Moments:
         """What is made of them before they are used."""
         return pooled
-
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        if layer.training:
-            return super().forward(x, layer)
-        return normalize_fixed(x, layer, layer.running)
 
 
 @dataclass(frozen=True)
@@ -192,16 +157,16 @@ class Frozen(Pool):
 
     keeps_running = True
 
-    def prepare(self, layer: Norm) -> None:
+    def prepare(self, layer: nn.Module) -> None:
         for name in ('weight', 'bias') if layer.affine else ():
             value = layer._parameters.pop(name).detach()
             layer.register_buffer(name, value)
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
+    def fixed(self, layer: nn.Module) -> Moments:
         return layer.running
 
-    def forward(self, x: Tensor, layer: Norm) -> Tensor:
-        return normalize_fixed(x, layer, layer.running)
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        return layer.running
 
 
 @dataclass(frozen=True)
@@ -216,15 +181,15 @@ class Sync(Batch):
         """Whether there are ranks."""
         return dist.is_available() and dist.is_initialized()
 
-    def pool(self, table: Table) -> Table:
+    def pool(self, moments: Moments) -> Moments:
         if not self.spans_ranks:
-            return average(table, dim=0)
-        total = table.mean.new_tensor(float(table.count * len(table.mean)))
+            return average(moments, dim=0)
+        total = moments.mean.new_tensor(float(moments.count * len(moments.mean)))
         dist.all_reduce(total)
-        share = table.count / total.clamp(min=1)  # of a sample
-        mean = all_reduce(table.mean.sum(0, keepdim=True) * share)
-        spread = table.var + (table.mean - mean).square()
-        return Table(mean, all_reduce(spread.sum(0, keepdim=True) * share), int(total))
+        share = moments.count / total.clamp(min=1)  # of a sample
+        mean = all_reduce(moments.mean.sum(0, keepdim=True) * share)
+        spread = moments.var + (moments.mean - mean).square()
+        return Moments(mean, all_reduce(spread.sum(0, keepdim=True) * share), int(total))
 
 
 @dataclass(frozen=True)
@@ -233,15 +198,15 @@ class Ghost(Batch):
 
     samples: int
 
-    def pool(self, table: Table) -> Table:
-        parts = zip(table.mean.split(self.samples), table.var.split(self.samples), strict=True)
-        ghosts = [average(Table(*part, table.count), 0) for part in parts]
-        sizes = [len(part) for part in table.mean.split(self.samples)]
+    def pool(self, moments: Moments) -> Moments:
+        parts = zip(moments.mean.split(self.samples), moments.var.split(self.samples), strict=True)
+        ghosts = [average(Moments(*part, moments.count), 0) for part in parts]
+        sizes = [len(part) for part in moments.mean.split(self.samples)]
         mean, var = (
             torch.cat([g[i].expand(n, -1) for g, n in zip(ghosts, sizes, strict=True)])
             for i in range(2)
         )
-        return Table(mean, var, ghosts[0].count)
+        return Moments(mean, var, ghosts[0].count)
 
 
 @dataclass(frozen=True)
@@ -250,8 +215,8 @@ class BatchGroup(Batch):
 
     groups: int
 
-    def pool(self, table: Table) -> Table:
-        return by_groups(average(table, dim=0), self.groups)
+    def pool(self, moments: Moments) -> Moments:
+        return by_groups(average(moments, dim=0), self.groups)
 
 
 @dataclass(frozen=True)
@@ -264,7 +229,7 @@ class Renorm(Batch):
 
     trains_by_running = True
 
-    def correct(self, pooled: Table, layer: Norm) -> Table:
+    def correct(self, pooled: Moments, layer: nn.Module) -> Moments:
         step = layer.num_batches_tracked.to(pooled.mean.dtype)
         max_r = 1 + 2 * ((step - 5_000) / 35_000).clamp(0, 1)
         max_d = 5 * ((step - 5_000) / 20_000).clamp(0, 1)
@@ -273,7 +238,7 @@ class Renorm(Batch):
         r = (std.detach() / running_std).clamp(1 / max_r, max_r)
         d = ((pooled.mean.detach() - mean) / running_std).clamp(-max_d, max_d)
         std = std / r
-        return Table(pooled.mean - d * std, std.square() - layer.eps, pooled.count)
+        return Moments(pooled.mean - d * std, std.square() - layer.eps, pooled.count)
 
 
 @dataclass(frozen=True)
@@ -288,24 +253,24 @@ class MovingAverage(Batch):
     STEPS, WARM_UP, MAX_R = 16, 100, 1.05
     trains_by_running = True
 
-    def prepare(self, layer: Norm) -> None:
+    def prepare(self, layer: nn.Module) -> None:
         shape = self.STEPS, layer.num_features
         layer.register_buffer('past_moments', torch.ones(shape))
         layer.register_buffer('past_gradients', torch.zeros(shape))
 
-    def pool(self, table: Table) -> Table:
-        return uncentred(average(table, dim=0))
+    def pool(self, moments: Moments) -> Moments:
+        return uncentred(average(moments, dim=0))
 
-    def correct(self, pooled: Table, layer: Norm) -> Table:
+    def correct(self, pooled: Moments, layer: nn.Module) -> Moments:
         moment = _AveragedOverSteps.apply(pooled.var, layer)
         r = (moment.detach() / layer.running.var).sqrt().clamp(1 / self.MAX_R, self.MAX_R)
         var = torch.where(_is_warm(layer), moment / r.square(), moment)
-        return Table(pooled.mean, var, pooled.count)
+        return Moments(pooled.mean, var, pooled.count)
 
 
 class _AveragedOverSteps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, moment: Tensor, layer: Norm) -> Tensor:
+    def forward(ctx: Any, moment: Tensor, layer: nn.Module) -> Tensor:
         ctx.layer = layer
         return _push(layer.past_moments, moment, layer)
 
@@ -314,13 +279,13 @@ class _AveragedOverSteps(torch.autograd.Function):
         return _push(ctx.layer.past_gradients, grad, ctx.layer), None
 
 
-def _push(past: Tensor, newest: Tensor, layer: Norm) -> Tensor:
+def _push(past: Tensor, newest: Tensor, layer: nn.Module) -> Tensor:
     """Remember the newest value [1, C] and return the average, or itself before warm-up ends."""
     past.copy_(torch.cat([past[1:], newest.to(past.dtype)]))
     return torch.where(_is_warm(layer), past.mean(0, keepdim=True).to(newest.dtype), newest)
 
 
-def _is_warm(layer: Norm) -> Tensor:
+def _is_warm(layer: nn.Module) -> Tensor:
     return layer.num_batches_tracked >= MovingAverage.WARM_UP
 
 
@@ -340,12 +305,13 @@ class Mix(Pool):
     second: Pool
     per_channel: bool = False
 
+    learns = True
     uses_batch = _either('uses_batch')
     keeps_running = _either('keeps_running')
     trains_by_running = _either('trains_by_running')
     spans_ranks = _either('spans_ranks')
 
-    def prepare(self, layer: Norm) -> None:
+    def prepare(self, layer: nn.Module) -> None:
         self.first.prepare(layer)
         self.second.prepare(layer)
         layer.alpha_logit = nn.Parameter(torch.zeros(layer.num_features * self.per_channel or ()))
@@ -353,29 +319,30 @@ class Mix(Pool):
     def is_of_single_maps(self, channels: int) -> bool:
         return all(part.is_of_single_maps(channels) for part in (self.first, self.second))
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        first, second = self.first(table, layer), self.second(table, layer)
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        first, second = self.first(moments, layer), self.second(moments, layer)
         alpha = layer.alpha
         mean = second.mean.lerp(first.mean, alpha)
-        return Table(mean, second.var.lerp(first.var, alpha), table.count)
+        return Moments(mean, second.var.lerp(first.var, alpha), moments.count)
 
 
 @dataclass(frozen=True)
 class Switch(Pool):
     """Learned weights of instance, layer and batch norm (Luo et al. 2018, arXiv 1806.10779)."""
 
+    learns = True
     uses_batch = True
     keeps_running = True
 
-    def prepare(self, layer: Norm) -> None:
+    def prepare(self, layer: nn.Module) -> None:
         layer.mean_logits = nn.Parameter(torch.zeros(3))
         layer.var_logits = nn.Parameter(torch.zeros(3))
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        pooled = table, average(table, dim=1), Batch()(table, layer)
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        pooled = moments, average(moments, dim=1), Batch()(moments, layer)
         mean = sum(w * t.mean for w, t in zip(layer.mean_logits.softmax(0), pooled, strict=True))
         var = sum(w * t.var for w, t in zip(layer.var_logits.softmax(0), pooled, strict=True))
-        return Table(mean, var, table.count)
+        return Moments(mean, var, moments.count)
 
 
 @dataclass(frozen=True)
@@ -391,10 +358,10 @@ class InstanceBatch(Pool):
     def is_of_single_maps(self, channels: int) -> bool:
         return channels > 1  # there is a first half
 
-    def __call__(self, table: Table, layer: Norm) -> Table:
-        batch, half = Batch()(table, layer), layer.num_features // 2
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        batch, half = Batch()(moments, layer), layer.num_features // 2
         mean, var = (
             torch.cat([own[:, :half], shared.expand_as(own)[:, half:]], dim=1)
-            for own, shared in zip(table[:2], batch[:2], strict=True)
+            for own, shared in zip(moments[:2], batch[:2], strict=True)
         )
-        return Table(mean, var, table.count)
+        return Moments(mean, var, moments.count)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.moments import Table
+from sbzoo.norm.moments import Moments
 
 Forward = Callable[[nn.Module, Any], object]  # runs a model on a batch; its result is not used
 
 
-class Moments:
+class RunningMoments:
     """Mean and biased variance per channel of everything that was added, in float64 on the CPU."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def has_population(norm: nn.Module) -> bool:
     return uses_batch and norm.running_mean is not None
 
 
-def set_population(norm: nn.Module, inputs: Moments) -> None:
+def set_population(norm: nn.Module, inputs: RunningMoments) -> None:
     """Make a norm evaluate with the statistics of `inputs`, the variance unbiased."""
     if isinstance(norm, Norm):
         _track(norm, inputs)
@@ -65,13 +65,13 @@ def set_population(norm: nn.Module, inputs: Moments) -> None:
     norm.running_var.copy_(inputs.var * (inputs.count / max(inputs.count - 1, 1)))
 
 
-def _track(norm: Norm, inputs: Moments) -> None:
+def _track(norm: Norm, inputs: RunningMoments) -> None:
     """Let the pool itself say what it keeps of a table: one step with all the momentum."""
     mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
     before = norm.momentum, norm.training
     with _kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
         norm.momentum, norm.training = 1.0, True
-        norm.pool(Table(mean, var, inputs.count), norm)
+        norm.statistics(Moments(mean, var, inputs.count))
     norm.momentum, norm.training = before
 
 
@@ -115,7 +115,7 @@ def reestimate(
     norms = {name: norm for name, norm in tracking.items() if not _trains_by_running(norm)}
     if not norms:
         return []
-    inputs = {name: Moments() for name in norms}
+    inputs = {name: RunningMoments() for name in norms}
     buffers = [buffer for norm in tracking.values() for buffer in norm.buffers()]
     with _kept(buffers), ExitStack() as hooks:
         for name, norm in norms.items():
@@ -136,7 +136,7 @@ def _trains_by_running(norm: nn.Module) -> bool:
     return isinstance(norm, Norm) and norm.pool.trains_by_running
 
 
-def _adds_inputs_to(moments: Moments) -> Callable:
+def _adds_inputs_to(moments: RunningMoments) -> Callable:
     def hook(norm: nn.Module, args: tuple) -> None:
         moments.add(args[0])
 

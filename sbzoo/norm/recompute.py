@@ -30,10 +30,10 @@ Function = Callable[[Tensor], Tensor]
 
 MULTIPLY_ADDS = 512  # the dearest linear map to compute again, for each number of its output
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (Norm, nn.GroupNorm, nn.LayerNorm, _BatchNorm, _InstanceNorm)
+NORM_LAYERS = (Norm, nn.GroupNorm, nn.LayerNorm, _BatchNorm, _InstanceNorm)
 KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Hardtanh, nn.Hardsigmoid)
 SMOOTH = (nn.SiLU, nn.Mish, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish)
-CHEAP = NORMS + KINKED + SMOOTH
+CHEAP = NORM_LAYERS + KINKED + SMOOTH
 
 
 def make_lean(model: nn.Module) -> nn.Module:

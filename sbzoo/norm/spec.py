@@ -11,7 +11,6 @@ from sbzoo.norm import pools
 from sbzoo.norm.pools import Pool
 
 WEIGHT_STD = '+ws'
-LEARNING = (pools.FilterResponse, pools.EvoNormS0, pools.Mix, pools.Switch)
 
 
 class Entry(NamedTuple):
@@ -31,7 +30,7 @@ def _groups(channels: int, wanted: str | None = None) -> int:
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
     parts = [parse(part, channels) for part in (first or 'bn', second or 'ln')]
     for name, part in zip((first, second), parts, strict=True):
-        if isinstance(part, LEARNING):
+        if part.learns:
             raise UserError(
                 f'hybrid({first},{second}): {name} learns more than weight and bias, for which a '
                 'hybrid has no room; mix norms that are statistics alone: bn, in, ln, gn, rms'
@@ -86,7 +85,7 @@ def parse(spec: str, num_channels: int) -> Pool:
     Raises:
         UserError: The spec is not in the table; the message lists it.
     """
-    plain, standardised = canonical(spec)
+    plain, standardised = split_spec(spec)
     for entry in () if standardised else NORMS:
         match = re.fullmatch(entry.pattern, plain)
         if match:
@@ -94,7 +93,7 @@ def parse(spec: str, num_channels: int) -> Pool:
     raise UserError(f'unknown norm {spec!r}; known are\n{norm_table()}')
 
 
-def canonical(spec: str) -> tuple[str, bool]:
+def split_spec(spec: str) -> tuple[str, bool]:
     """A spec as the table writes it, without `+ws`; and whether that was there.
 
     Blanks and capitals do not matter.

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.pools import EvoNormS0, FilterResponse, Pool
 
 IMAGE_NORMS = (
     r'(Frozen)?BatchNorm(Act)?2d|SyncBatchNorm|_BatchNormXd|InstanceNorm2d|GroupNorm'
@@ -89,11 +88,6 @@ def drop_and_activation(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     elif isinstance(norm, Norm) and norm.relu:
         act = nn.ReLU()
     return drop, act
-
-
-def activates(pool: Pool) -> bool:
-    """Whether a norm of this pool is an activation too."""
-    return isinstance(pool, FilterResponse | EvoNormS0)
 
 
 def first_of(module: nn.Module, *names: str) -> Tensor | None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sbzoo.norm.kernels import dispatch as proof
-from sbzoo.norm.kernels import triton as pixels_triton
+from sbzoo.norm.kernels import dispatch
+from sbzoo.norm.kernels import triton as triton_kernels
 
 CPU = torch.device('cpu')
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -21,9 +21,9 @@ FLOATS = [torch.bfloat16, torch.float16, torch.float64]
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(pixels_triton, 'ELEMENTS', 256)
-    monkeypatch.setattr(proof, 'SHAPES', ((1, 37, 5, 3), (1, 2, 17, 19)))
-    proof.proven.cache_clear()
+    monkeypatch.setattr(triton_kernels, 'ELEMENTS', 256)
+    monkeypatch.setattr(dispatch, 'SHAPES', ((1, 37, 5, 3), (1, 2, 17, 19)))
+    dispatch.passes_self_test.cache_clear()
 
 
 def images(shape, dtype, memory_format, offset=0.0):
@@ -60,17 +60,17 @@ def test_kernels_compute_their_formulas(shape, dtype, memory_format):
     a, b, c = torch.randn(3, *shape[:2], dtype=of_tables)
     x_, grad_, y_, a_, b_, c_ = wide(x, grad, y, a, b, c)
 
-    mean, var = pixels_triton.moments(x)
+    mean, var = triton_kernels.moments(x)
     assert_close(mean, x_.mean((2, 3)), of_tables)
     assert_close(var, x_.var((2, 3)), of_tables)
 
     for relu, mask, passed in ((False, None, 1), (True, y, y_ > 0)):
-        out = pixels_triton.affine(x, a, b, relu)
+        out = triton_kernels.affine(x, a, b, relu)
         assert_close(out, np.maximum(x_ * a_ + b_, 0 if relu else -np.inf), dtype)
-        dot, total = pixels_triton.products(grad, x, a, mask)
+        dot, total = triton_kernels.products(grad, x, a, mask)
         assert_close(dot, (grad_ * passed * (x_ - a_)).sum((2, 3)), of_tables)
         assert_close(total, (grad_ * passed).sum((2, 3)), of_tables)
-        d_x = pixels_triton.blend(grad, x, a, b, c, mask)
+        d_x = triton_kernels.blend(grad, x, a, b, c, mask)
         assert_close(d_x, a_ * grad_ * passed + b_ * x_ + c_, dtype)
         assert out.stride() == d_x.stride() == x.stride()
 
@@ -81,7 +81,7 @@ def test_variance_survives_an_offset(memory_format):
     exact = x.double().var((2, 3), correction=0)
     naive = x.square().mean((2, 3)) - x.mean((2, 3)).square()
     assert (naive - exact).abs().max() > 0.1
-    torch.testing.assert_close(pixels_triton.moments(x)[1].double(), exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(triton_kernels.moments(x)[1].double(), exact, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
@@ -89,7 +89,7 @@ def test_full_tiles(memory_format, monkeypatch):
     monkeypatch.undo()
     x, *_ = images((1, 3, 67, 71), torch.float32, memory_format)
     (x_,) = wide(x)
-    mean, var = pixels_triton.moments(x)
+    mean, var = triton_kernels.moments(x)
     assert_close(mean, x_.mean((2, 3)), torch.float32)
     assert_close(var, x_.var((2, 3)), torch.float32)
 
@@ -101,16 +101,16 @@ def test_other_formats_and_expanded_tables(memory_format):
     table = row.repeat(2, 1)
     other = FORMATS[1 - FORMATS.index(memory_format)]
     foreign = grad.contiguous(memory_format=other)
-    expected = pixels_triton.blend(grad, x, table, table, table, y)
-    same = pixels_triton.blend(foreign, x, *[row.expand(2, 6)] * 3, y)
+    expected = triton_kernels.blend(grad, x, table, table, table, y)
+    same = triton_kernels.blend(foreign, x, *[row.expand(2, 6)] * 3, y)
     torch.testing.assert_close(same, expected, rtol=0, atol=0)
     assert same.stride() == x.stride()
 
     halves = (
-        pixels_triton.moments(x[:, ::2]),
-        pixels_triton.products(grad[:, ::2], x[:, ::2], table[:, ::2]),
+        triton_kernels.moments(x[:, ::2]),
+        triton_kernels.products(grad[:, ::2], x[:, ::2], table[:, ::2]),
     )
-    wholes = pixels_triton.moments(x), pixels_triton.products(grad, x, table)
+    wholes = triton_kernels.moments(x), triton_kernels.products(grad, x, table)
     for half, whole in zip(halves, wholes, strict=True):
         torch.testing.assert_close(half, tuple(t[:, ::2] for t in whole))
 
@@ -118,18 +118,18 @@ def test_other_formats_and_expanded_tables(memory_format):
 def test_relu_keeps_nan():
     x = torch.tensor([1.0, torch.nan, -1.0]).view(1, 1, 1, 3)
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    y = pixels_triton.affine(x, one, zero, relu=True)
+    y = triton_kernels.affine(x, one, zero, relu=True)
     torch.testing.assert_close(y, x.relu(), equal_nan=True)
-    d_x = pixels_triton.blend(torch.ones_like(x), torch.zeros_like(x), one, zero, zero, y)
+    d_x = triton_kernels.blend(torch.ones_like(x), torch.zeros_like(x), one, zero, zero, y)
     torch.testing.assert_close(d_x, torch.tensor([1.0, 1.0, 0.0]).view_as(x))
 
 
 def test_no_images():
     """Such as the regions of interest of a detector that proposes none."""
     x, table = torch.randn(0, 4, 7, 7), torch.randn(0, 4)
-    assert pixels_triton.moments(x)[1].shape == (0, 4)
-    assert pixels_triton.products(x, x, table)[0].shape == (0, 4)
-    assert pixels_triton.blend(x, x, table, table, table).shape == x.shape
+    assert triton_kernels.moments(x)[1].shape == (0, 4)
+    assert triton_kernels.products(x, x, table)[0].shape == (0, 4)
+    assert triton_kernels.blend(x, x, table, table, table).shape == x.shape
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
@@ -138,7 +138,7 @@ def test_right_kernels_are_proven(dtype, memory_format):
     state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert proof.proven(CPU, dtype, memory_format)
+        assert dispatch.passes_self_test(CPU, dtype, memory_format)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -153,9 +153,9 @@ def nan_moments(x):
 
 @pytest.mark.parametrize('moments', [naive_moments, nan_moments])
 def test_wrong_kernels_are_told_of_once(moments, monkeypatch):
-    monkeypatch.setattr(pixels_triton, 'moments', moments)
+    monkeypatch.setattr(triton_kernels, 'moments', moments)
     with pytest.warns(UserWarning, match=r'cpu, torch.float32.* are wrong.*: var (inf|\d\S*)$'):
-        assert not proof.proven(CPU, torch.float32, torch.contiguous_format)
+        assert not dispatch.passes_self_test(CPU, torch.float32, torch.contiguous_format)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert not proof.proven(CPU, torch.float32, torch.contiguous_format)
+        assert not dispatch.passes_self_test(CPU, torch.float32, torch.contiguous_format)

@@ -9,10 +9,10 @@ from torch import nn
 
 from sbzoo import UserError, build_norm, convert_norm, norm_cfg
 from sbzoo.norm import NORMS, Norm
-from sbzoo.norm.moments import Table
+from sbzoo.norm.moments import Moments
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
-from sbzoo.norm.spec import canonical, nearest_divisor, parse
+from sbzoo.norm.spec import nearest_divisor, parse, split_spec
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
 C = 8
@@ -22,7 +22,7 @@ def engine(layer: Norm, x: torch.Tensor) -> torch.Tensor:
     """The table path, also where the layer prefers a kernel of torch."""
     if isinstance(layer.pool, Batch) and not layer.training:
         return layer(x)
-    return normalize(x, layer, layer.weight, layer.bias)
+    return normalize(x, layer.statistics, layer.eps, layer.weight, layer.bias)
 
 
 def make(spec: str, channels: int = C) -> Norm:
@@ -109,7 +109,7 @@ class Constant(Pool):
     """Statistics that are no function of the images."""
 
     def __call__(self, table, layer):
-        return Table(torch.zeros(1, C), torch.ones(1, C), table.count)
+        return Moments(torch.zeros(1, C), torch.ones(1, C), table.count)
 
 
 def test_a_pool_need_not_look_at_its_table():
@@ -260,8 +260,8 @@ def test_specs_build():
 
 
 def test_capitals_and_blanks_do_not_matter():
-    assert canonical(' Hybrid( BN, LN )+WS') == ('hybrid(bn,ln)', True)
-    assert canonical('IBN-a') == ('ibn-a', False)
+    assert split_spec(' Hybrid( BN, LN )+WS') == ('hybrid(bn,ln)', True)
+    assert split_spec('IBN-a') == ('ibn-a', False)
     assert isinstance(build_norm('BN ', C), nn.BatchNorm2d)
     assert norm_cfg('Bn') == dict(type='BN')
     assert norm_cfg('GN 8') == dict(type='Norm', spec='gn8')

@@ -11,8 +11,8 @@ from torch import nn
 from torch.multiprocessing import start_processes
 
 from sbzoo import UserError, build_norm
-from sbzoo.norm import NORMS, Norm, pools
-from sbzoo.norm.kernels import native as pixels
+from sbzoo.norm import NORMS, Norm, layers
+from sbzoo.norm.kernels import native
 from sbzoo.norm.spec import parse
 
 N, C, H, W = 4, 8, 5, 3
@@ -256,8 +256,8 @@ def test_compiles_without_a_graph_break_to_the_same_numbers(spec, training):
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('spec', ['gn2', 'gn4', 'hybrid', 'bn', 'fbn'])
 def test_fused_relu_equals_two_layers(spec, memory_format, chunk, monkeypatch):
-    monkeypatch.setattr(pools, '_LARGE', chunk)  # so that group norm takes both of its ways
-    monkeypatch.setattr(pixels, '_CHUNK', chunk)
+    monkeypatch.setattr(layers, '_LARGE', chunk)  # so that group norm takes both of its ways
+    monkeypatch.setattr(native, '_CHUNK', chunk)
     fused = make(spec, relu=True)
     plain = Norm(C, spec).double()
     plain.load_state_dict(fused.state_dict())
@@ -271,7 +271,7 @@ def test_fused_relu_equals_two_layers(spec, memory_format, chunk, monkeypatch):
 @pytest.mark.parametrize('large', [0, 2**22])
 @pytest.mark.parametrize('spec', ['gn2', 'hybrid'])
 def test_second_derivatives_through_a_fused_relu(spec, large, monkeypatch):
-    monkeypatch.setattr(pools, '_LARGE', large)
+    monkeypatch.setattr(layers, '_LARGE', large)
     layer, x = make(spec, relu=True), images(2, C, 2, 2).requires_grad_()
     assert torch.autograd.gradgradcheck(layer, x, atol=1e-4)
 
@@ -280,7 +280,7 @@ def test_second_derivatives_through_a_fused_relu(spec, large, monkeypatch):
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('chunk', [1, 20, 2**19])
 def test_pixel_functions_equal_their_formulas(dtype, memory_format, chunk, monkeypatch):
-    monkeypatch.setattr(pixels, '_CHUNK', chunk)
+    monkeypatch.setattr(native, '_CHUNK', chunk)
     exact, grad = images(3, 6, 5, 4), torch.randn(3, 6, 5, 4, dtype=torch.double)
     table = torch.promote_types(dtype, torch.float32)
     a, b, c = torch.randn(3, 3, 6, dtype=table)
@@ -288,21 +288,21 @@ def test_pixel_functions_equal_their_formulas(dtype, memory_format, chunk, monke
     exact, grad = x.double(), g.double()
     tolerance = {} if dtype != torch.bfloat16 else dict(rtol=1e-2, atol=2e-2)
 
-    mean, var = pixels.moments(x)
+    mean, var = native.moments(x)
     assert mean.dtype == var.dtype == table
     torch.testing.assert_close(mean.double(), exact.mean((2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(var.double(), exact.var((2, 3), correction=0), rtol=1e-5, atol=1e-6)
-    y = pixels.affine(x, a, b, relu=True)
+    y = native.affine(x, a, b, relu=True)
     expected = (exact * maps(a.double()) + maps(b.double())).relu()
     torch.testing.assert_close(y.double(), expected, check_dtype=False, **tolerance)
     masked = torch.where(y > 0, grad, 0.0)
-    g, rest, own = pixels.masked(g, y)
+    g, rest, own = native.masked(g, y)
     assert rest is None
-    dot, total = pixels.products(g, x, mean)
+    dot, total = native.products(g, x, mean)
     centred = exact - maps(mean.double())
     torch.testing.assert_close(dot.double(), (masked * centred).sum((2, 3)), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(total.double(), masked.sum((2, 3)), rtol=1e-4, atol=1e-4)
-    d_x = pixels.blend(g, x, a, b, c, out=own)
+    d_x = native.blend(g, x, a, b, c, out=own)
     expected = maps(a.double()) * masked + maps(b.double()) * exact + maps(c.double())
     torch.testing.assert_close(d_x.double(), expected, check_dtype=False, **tolerance)
     for result in (y, d_x):

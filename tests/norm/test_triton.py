@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sbzoo.norm.kernels import dispatch as proof
+from sbzoo.norm.kernels import dispatch
 
 triton = pytest.importorskip('triton')
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from sbzoo.norm.kernels import triton as pixels_triton  # noqa: E402
+from sbzoo.norm.kernels import triton as triton_kernels  # noqa: E402
+
+CPU = torch.device('cpu')
 
 
 def test_by_the_interpreter():
@@ -63,20 +65,28 @@ def test_compiled_kernels_move_16_bytes_a_thread(compiled, dtype, memory_format)
     """The widest load and store there are, which memory formats both should get."""
     x = torch.zeros(2, 64, 80, 80, dtype=dtype).contiguous(memory_format=memory_format)
     table = torch.zeros(2, 64)
-    pixels_triton.moments(x)
-    pixels_triton.affine(x, table, table, relu=True)
-    pixels_triton.products(x, x, table, x)
-    pixels_triton.blend(x, x, table, table, table, x)
-    assert compiled.keys() == {'moments', 'combine', 'affine', 'products', 'blend'}
+    triton_kernels.moments(x)
+    triton_kernels.affine(x, table, table, relu=True)
+    triton_kernels.products(x, x, table, x)
+    triton_kernels.blend(x, x, table, table, table, x)
+    assert compiled.keys() == {
+        '_moments_of_tile',
+        '_combine_tiles',
+        '_affine_of_tile',
+        '_products_of_tile',
+        '_blend_of_tile',
+    }
     assert all('ld.global.v4.b32' in code for code in compiled.values())
-    assert all('st.global.v4.b32' in compiled[name] for name in ('affine', 'blend'))
+    assert all(
+        'st.global.v4.b32' in compiled[name] for name in ('_affine_of_tile', '_blend_of_tile')
+    )
 
 
 def test_a_device_that_cannot_run_them_is_told_of():
     with pytest.warns(UserWarning, match=r'cpu, torch.float32.*Triton.s do not run: \w+: .+'):
-        assert not proof.proven(torch.device('cpu'), torch.float32, torch.contiguous_format)
+        assert not dispatch.passes_self_test(CPU, torch.float32, torch.contiguous_format)
 
 
 def test_without_triton_nothing_is_proven(monkeypatch):
-    monkeypatch.setattr(proof, 'available', lambda: False)
-    assert not proof.proven(torch.device('cpu'), torch.float64, torch.contiguous_format)
+    monkeypatch.setattr(dispatch, 'has_triton', lambda: False)
+    assert not dispatch.passes_self_test(CPU, torch.float64, torch.contiguous_format)

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from sbzoo.engine.options.read import typed_dicts
 from sbzoo.norm import norm_cfg
-from sbzoo.norm.spec import canonical
+from sbzoo.norm.spec import split_spec
 from sbzoo.norm.supported import is_for_images
 
 
@@ -26,7 +26,7 @@ def set_norm(cfg: Config, spec: str) -> None:
     Raises:
         UserError: Unknown spec.
     """
-    wanted = norm_cfg(canonical(spec)[0])
+    wanted = norm_cfg(split_spec(spec)[0])
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     parts = [part for part in typed_dicts(cfg.model) if _norm_argument(part)]
     for part in parts:

@@ -5,25 +5,38 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sbzoo.norm.kernels import reference as formulas
+from sbzoo.norm.kernels import native, reference
 
 # Ragged tiles, several to a map; and several maps to a tile.
 SHAPES = ((2, 37, 67, 71), (3, 40, 7, 7))
 OFFSET = 30.0  # of the images, so that a variance by E[x^2] - E[x]^2 would show
 
 
-def available() -> bool:
+def kernels_for(x: Tensor) -> ModuleType:
+    """The kernels for images x: Triton's where they pass the self-test, else torch's."""
+    if not x.numel():
+        return reference
+    if x.is_cuda and passes_self_test(x.device, x.dtype, native.memory_format(x)):
+        from sbzoo.norm.kernels import triton
+
+        return triton
+    return native
+
+
+def has_triton() -> bool:
     """Whether Triton is installed. It comes with torch's builds for GPUs."""
     return importlib.util.find_spec('triton') is not None
 
 
 @functools.cache
-def proven(device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> bool:
+def passes_self_test(
+    device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
+) -> bool:
     """Whether the kernels run on this very device and give what their definition in float64 does.
 
     Found out on the first call, on small random images; the random state of torch is not touched.
@@ -34,7 +47,7 @@ def proven(device: torch.device, dtype: torch.dtype, memory_format: torch.memory
         dtype: Their type.
         memory_format: `torch.contiguous_format` or `torch.channels_last`.
     """
-    if not available():
+    if not has_triton():
         return False
     try:
         excess = _excess(device, dtype, memory_format)
@@ -54,7 +67,7 @@ def _excess(
     device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
 ) -> dict[str, float]:
     """The largest error of each result, as a multiple of what rounding explains."""
-    from sbzoo.norm.kernels import triton as pixels_triton  # only where Triton is
+    from sbzoo.norm.kernels import triton  # only where Triton is
 
     excess: dict[str, float] = {}
     for shape in SHAPES:
@@ -63,8 +76,8 @@ def _excess(
         images = [x.to(device, dtype, memory_format=memory_format) for x in images]
         wide = torch.promote_types(dtype, torch.float32)
         tables = [table.to(device, wide) for table in _random(shape[:2], 3)]
-        exact = _results(formulas, *(tensor.double() for tensor in (*images, *tables)))
-        for name, result in _results(pixels_triton, *images, *tables).items():
+        exact = _results(reference, *(tensor.double() for tensor in (*images, *tables)))
+        for name, result in _results(triton, *images, *tables).items():
             excess[name] = max(excess.get(name, 0.0), _error(result, exact[name]))
     return excess
 
@@ -75,15 +88,15 @@ def _random(shape: tuple[int, ...], count: int) -> Tensor:
 
 
 def _results(
-    passes: Any, x: Tensor, grad: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor
+    kernels: ModuleType, x: Tensor, grad: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor
 ) -> dict[str, Tensor]:
-    """Everything that the four functions of `passes` return, with and without a ReLU."""
-    results = dict(zip(('mean', 'var'), passes.moments(x), strict=True))
+    """Everything that the functions of `kernels` return, with and without a ReLU."""
+    results = dict(zip(('mean', 'var'), kernels.moments(x), strict=True))
     for relu in (False, True):
         mask, suffix = (y, ' of a ReLU') if relu else (None, '')
-        results['affine' + suffix] = passes.affine(x, a, b, relu)
-        results['dot' + suffix], results['total' + suffix] = passes.products(grad, x, a, mask)
-        results['blend' + suffix] = passes.blend(grad, x, a, b, c, mask)
+        results['affine' + suffix] = kernels.affine(x, a, b, relu)
+        results['dot' + suffix], results['total' + suffix] = kernels.products(grad, x, a, mask)
+        results['blend' + suffix] = kernels.blend(grad, x, a, b, c, mask)
     return results
 
 

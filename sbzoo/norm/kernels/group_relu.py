@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sbzoo.norm.kernels import native as pixels
+from sbzoo.norm.kernels import native
 
 
 def group_norm_relu(
@@ -19,14 +19,14 @@ def group_norm_relu(
 
 
 class _GroupNormReLU(torch.autograd.Function):
-    """The gradient of the ReLU is turned into that of x in place, by two sums over the pixels."""
+    """The gradient of the ReLU is turned into that of x in place, by two sums over the native."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> Tensor:
         n, c, h, w = x.shape
-        x = pixels.dense(x)
+        x = native.dense(x)
         y, *statistics = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
         y.relu_()
         ctx.save_for_backward(x, y, weight, bias)
@@ -42,12 +42,12 @@ class _GroupNormReLU(torch.autograd.Function):
             d_x, *d_affine = torch.autograd.grad(again, inputs, grad, create_graph=True)
             return d_x, None, *(d_affine or (None, None)), None
         mean, inverse = (_by_channel(t, x) for t in ctx.statistics)
-        own, _, _ = pixels.masked(pixels.like(x, grad), y)
-        dot, total = pixels.products(own, x, mean)
+        own, _, _ = native.masked(native.like(x, grad), y)
+        dot, total = native.products(own, x, mean)
         scale = inverse if weight is None else inverse * weight
         b = -_group_mean(dot * scale, ctx.groups, x) * inverse.square()
         c = -_group_mean(total * scale, ctx.groups, x) - b * mean
-        d_x = pixels.blend(own, x, scale, b, c, out=own)
+        d_x = native.blend(own, x, scale, b, c, out=own)
         affine = (None, None) if weight is None else ((dot * inverse).sum(0), total.sum(0))
         return d_x, None, *affine, None
 
@@ -59,6 +59,6 @@ def _by_channel(table: Tensor, x: Tensor) -> Tensor:
 
 
 def _group_mean(table: Tensor, groups: int, x: Tensor) -> Tensor:
-    """Sums over the channels of each group [N, C], for each of its pixels."""
+    """Sums over the channels of each group [N, C], for each of its native."""
     sums = table.unflatten(1, (groups, -1)).sum(2)
     return _by_channel(sums, x) / (x[0].numel() // groups)
