@@ -21,8 +21,6 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
 MODULES = (
     'sbzoo.checkpoint.io',
     'sbzoo.data.datasets',
-    'sbzoo.data.digit_scenes_dataset',
-    'sbzoo.data.latents',
     'sbzoo.data.transforms',
     'sbzoo.detection.heads',
     'sbzoo.detection.losses',

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sbzoo.checkpoint.io import AtomicBackend
-from sbzoo.data.embedded.build import ensure_built
+from sbzoo.data.embedded import ensure_built
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.engine import sampling as generate
 from sbzoo.files import new_folder, replacing

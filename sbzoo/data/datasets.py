@@ -6,15 +6,20 @@ They are registered with mmengine, and their pixels are in RGB. An item goes thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS as DETECTION_DATASETS
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
 
 from sbzoo.data.cifar10 import CLASSES, read_cifar10
+from sbzoo.data.embedded import digit_scenes
 from sbzoo.data.embedded.image_sets import ensure_embedded
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.data.paired_folders import Domains, read_domains, read_pairs
@@ -231,3 +236,46 @@ class EmbeddedDomains(UnpairedFolders):
 
     def __init__(self, name: str, data_root: str | Path, **kwargs) -> None:
         super().__init__(ensure_embedded(name, data_root), **kwargs)
+
+
+@DETECTION_DATASETS.register_module()
+class DigitScenes(CocoDataset):
+    """The embedded digit scenes; built under `data_root` when that does not exist yet."""
+
+    METAINFO: ClassVar = dict(classes=digit_scenes.CLASSES)
+
+    def __init__(self, *args, data_root: str, **kwargs) -> None:
+        super().__init__(*args, data_root=str(digit_scenes.ensure_digits(data_root)), **kwargs)
+
+
+def labels_of(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:
+    """The class of each image by its index: they go round; None where there are no classes."""
+    return [classes[index % len(classes)] for index in indices] if classes else None
+
+
+@DATASETS.register_module()
+class LatentDataset(Dataset):
+    """Seeds of images to sample.
+
+    An image depends on its seed alone, so the batch that a generator samples in, the number of
+    ranks and the batch that it trains in have no influence on what is evaluated.
+
+    Args:
+        num: How many images.
+        seed: The first seed.
+        num_classes: Of a conditional generator; labels go round.
+    """
+
+    metainfo: dict = {}  # mmengine asks each dataset for one  # noqa: RUF012
+
+    def __init__(self, num: int, seed: int = 0, num_classes: int = 0) -> None:
+        self.num, self.seed, self.num_classes = num, seed, num_classes
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> dict:
+        sample = BaseDataElement()
+        if labels := labels_of([index], range(self.num_classes)):
+            sample.set_data(dict(gt_label=labels[0]))
+        return dict(inputs=dict(seed=self.seed + index), data_samples=sample)

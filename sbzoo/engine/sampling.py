@@ -16,8 +16,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
+from sbzoo.data.datasets import labels_of
 from sbzoo.data.image_folder import ImageFolder, fit
-from sbzoo.data.latents import labels_of
 from sbzoo.engine.visualize_generation import image_grid, save_png
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, replacing

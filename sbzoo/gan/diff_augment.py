@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sbzoo.gan.choice import choose
+from sbzoo.errors import choose
 
 Augment = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> images [N, C, H, W]
 

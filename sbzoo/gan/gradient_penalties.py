@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sbzoo.gan.choice import choose
+from sbzoo.errors import choose
 
 Discriminate = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, ...]
 Penalty = Callable[[Discriminate, Tensor, Tensor], Tensor]

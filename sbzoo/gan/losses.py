@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from sbzoo.gan.choice import choose
+from sbzoo.errors import choose
 
 
 class AdversarialLoss(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.utils.data import Dataset
 
 from sbzoo.checkpoint.resolve import CARD
-from sbzoo.data.latents import labels_of
+from sbzoo.data.datasets import labels_of
 from sbzoo.errors import UserError
 from sbzoo.metrics import features
 from sbzoo.zoo.load import Generator, load

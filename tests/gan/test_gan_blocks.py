@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sbzoo import UserError
 from sbzoo.gan.networks.blocks import ConditionalNorm, Lowpass, of_class
-from sbzoo.gan.networks.stylegan2_layers import EqualConv, EqualLinear, ModulatedConv, deviation
+from sbzoo.gan.networks.stylegan2 import EqualConv, EqualLinear, ModulatedConv, deviation
 from sbzoo.norm import NORMS
 
 N, C, CLASSES = 3, 4, 5

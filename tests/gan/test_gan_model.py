@@ -14,7 +14,7 @@ from torch import nn
 from torch.multiprocessing import start_processes
 from torch.nn.functional import l1_loss
 
-from sbzoo.data.latents import LatentDataset
+from sbzoo.data.datasets import LatentDataset
 from sbzoo.engine.optim import PlayersOptimWrapperConstructor
 from sbzoo.errors import UserError
 from sbzoo.gan.ema import RampUpEMA

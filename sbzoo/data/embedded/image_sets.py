@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from sbzoo.data.embedded.build import ensure_built
+from sbzoo.data.embedded import ensure_built
 from sbzoo.data.embedded.digit_scenes import SPLITS, handwriting, photograph
 from sbzoo.errors import UserError
 
