@@ -58,14 +58,14 @@ class PlayersOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         """Build the optimizers."""
-        players = (model.module if is_model_wrapper(model) else model).players()
-        if self.cfg.keys() != players.keys():
+        networks = (model.module if is_model_wrapper(model) else model).networks()
+        if self.cfg.keys() != networks.keys():
             raise UserError(
                 f'optim_wrapper: optimizers of {", ".join(self.cfg)}, but the model has the '
-                f'players {", ".join(players)}'
+                f'players {", ".join(networks)}'
             )
         return OptimWrapperDict(
-            **{name: build_optim_wrapper(players[name], cfg) for name, cfg in self.cfg.items()}
+            **{name: build_optim_wrapper(networks[name], cfg) for name, cfg in self.cfg.items()}
         )
 
 

@@ -6,14 +6,15 @@ All are without their weight. Where the logits of an image are many, they are su
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sbzoo.errors import choose
+from sbzoo.errors import UserError, choose
 
 Discriminate = Callable[[Tensor], Tensor]  # images [N, C, H, W] -> logits [N, ...]
-Penalty = Callable[[Discriminate, Tensor, Tensor], Tensor]
+GradientPenalty = Callable[[Discriminate, Tensor, Tensor], Tensor]
 
 
 def r1(discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
@@ -61,13 +62,31 @@ def _gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
-PENALTIES: dict[str, Penalty] = {'r1': r1, 'r2': r2, 'wgan-gp': wgan_gp}
+PENALTIES: dict[str, GradientPenalty] = {'r1': r1, 'r2': r2, 'wgan-gp': wgan_gp}
 
 
-def gan_penalty(name: str) -> Penalty:
-    """The row of `PENALTIES` of that name.
+@dataclass(frozen=True)
+class LazyPenalty:
+    """A gradient penalty every `interval` steps and as much stronger (arXiv 1912.04958).
+
+    Args:
+        type: A row of `PENALTIES`.
+        weight: Its factor.
+        interval: In steps of the discriminator.
 
     Raises:
-        UserError: There is none; the message lists them.
+        UserError: An unknown type, or an interval below 1.
     """
-    return choose('penalty', name, PENALTIES)
+
+    type: str
+    weight: float
+    interval: int = 1
+
+    def __post_init__(self) -> None:
+        choose('penalty', self.type, PENALTIES)
+        if self.interval < 1:
+            raise UserError(f'penalty {self.type}: interval {self.interval}; it can be 1 or more')
+
+    def __call__(self, discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
+        """The penalty of images [N, C, H, W], with its factor."""
+        return self.weight * self.interval * PENALTIES[self.type](discriminate, real, fake)

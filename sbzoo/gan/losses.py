@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from sbzoo.errors import choose
-
 
 class AdversarialLoss(NamedTuple):
     """A line of the table of losses."""
@@ -67,12 +65,3 @@ LOSSES = {
     'wasserstein': AdversarialLoss(wasserstein, _minus_mean),
     'relativistic': AdversarialLoss(relativistic, relativistic, paired=True),  # roles exchanged
 }
-
-
-def gan_loss(name: str) -> AdversarialLoss:
-    """The row of `LOSSES` of that name.
-
-    Raises:
-        UserError: There is none; the message lists them.
-    """
-    return choose('loss', name, LOSSES)

@@ -1,6 +1,7 @@
 """Losses, penalties and augmentation against torch's functions, closed forms and brute force."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from sbzoo import UserError
+from sbzoo.errors import choose
 from sbzoo.gan.diff_augment import AUGMENTATIONS, color, cutout, diff_augment, flip, translation
-from sbzoo.gan.gradient_penalties import PENALTIES, gan_penalty, r1, r2, wgan_gp
-from sbzoo.gan.losses import LOSSES, gan_loss
+from sbzoo.gan.gradient_penalties import PENALTIES, LazyPenalty, r1, r2, wgan_gp
+from sbzoo.gan.losses import LOSSES
 from sbzoo.gan.networks.dcgan import DCGANDiscriminator
 
 SHAPES = [(), (5,), (3, 1, 4, 2)]
@@ -49,20 +51,20 @@ def test_losses_equal_torch(shape):
 
 def test_losses_by_hand():
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0])
-    assert gan_loss('hinge').discriminator(real, fake) == (0 + 1) / 2 + (0 + 2) / 2
-    assert gan_loss('least-squares').discriminator(real, fake) == (1 + 1) / 2 + (9 + 1) / 2
-    assert gan_loss('least-squares').generator(fake, None) == (16 + 0) / 2
-    assert gan_loss('wasserstein').discriminator(real, fake) == -1 - 1
-    assert gan_loss('wasserstein').generator(fake, None) == 1
-    undecided = gan_loss('non-saturating').discriminator(torch.zeros(2), torch.zeros(2))
+    assert LOSSES['hinge'].discriminator(real, fake) == (0 + 1) / 2 + (0 + 2) / 2
+    assert LOSSES['least-squares'].discriminator(real, fake) == (1 + 1) / 2 + (9 + 1) / 2
+    assert LOSSES['least-squares'].generator(fake, None) == (16 + 0) / 2
+    assert LOSSES['wasserstein'].discriminator(real, fake) == -1 - 1
+    assert LOSSES['wasserstein'].generator(fake, None) == 1
+    undecided = LOSSES['non-saturating'].discriminator(torch.zeros(2), torch.zeros(2))
     assert math.isclose(undecided, 2 * math.log(2), rel_tol=1e-6)
-    pairs = gan_loss('relativistic')
+    pairs = LOSSES['relativistic']
     assert math.isclose(pairs.generator(real, real), math.log(2), rel_tol=1e-6)
 
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_players_pull_in_opposite_directions_and_stay_finite(name):
-    loss = gan_loss(name)
+    loss = LOSSES[name]
     real, fake = (torch.zeros(4, requires_grad=True) for _ in range(2))
     d_real, d_fake = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))
     (g_fake,) = torch.autograd.grad(loss.generator(fake, real.detach()), fake)
@@ -79,7 +81,11 @@ def test_only_the_relativistic_loss_is_paired():
 
 @pytest.mark.parametrize(
     ('lookup', 'table'),
-    [(gan_loss, LOSSES), (gan_penalty, PENALTIES), (diff_augment, AUGMENTATIONS)],
+    [
+        (partial(choose, 'loss', table=LOSSES), LOSSES),
+        (partial(LazyPenalty, weight=1.0), PENALTIES),
+        (diff_augment, AUGMENTATIONS),
+    ],
 )
 def test_unknown_names_list_the_known(lookup, table):
     with pytest.raises(UserError, match=r"unknown .* 'lsgan'; known are") as error:
@@ -157,7 +163,7 @@ def test_second_derivatives_equal_differences(penalty, norm, spectral_norm):
 
     def value() -> torch.Tensor:
         torch.manual_seed(0)
-        return gan_penalty(penalty)(net, *images)
+        return PENALTIES[penalty](net, *images)
 
     gradients = torch.autograd.grad(value(), parameters, allow_unused=True, materialize_grads=True)
     directions = [torch.randn_like(p) for p in parameters]

@@ -49,7 +49,7 @@ def _count_steps(runner: Runner) -> None:
         return
     for name, wrapper in runner.optim_wrapper.items():
         steps = model.steps(name, start, stop)
-        wrapper.initialize_count_status(model.players()[name], 0, steps)
+        wrapper.initialize_count_status(model.networks()[name], 0, steps)
 
 
 @HOOKS.register_module()

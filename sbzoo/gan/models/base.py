@@ -21,11 +21,11 @@ class AdversarialModel(BaseModel):
     def __init__(self) -> None:
         super().__init__(data_preprocessor=dict(type='ImagePreprocessor'))
 
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """The modules that are optimised against each other, by the name of their optimizer."""
         return dict(generator=self.generator, discriminator=self.discriminator)
 
-    def steps(self, player: str, start: int, stop: int) -> int:
+    def steps(self, network: str, start: int, stop: int) -> int:
         """How many steps a player takes in the iterations from `start` to before `stop`."""
         return stop - start
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from mmengine.dist import get_world_size
@@ -14,26 +13,12 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from sbzoo.errors import UserError
+from sbzoo.errors import choose
 from sbzoo.gan.diff_augment import diff_augment
 from sbzoo.gan.ema import RampUpEMA
-from sbzoo.gan.gradient_penalties import gan_penalty
-from sbzoo.gan.losses import gan_loss
+from sbzoo.gan.gradient_penalties import LazyPenalty
+from sbzoo.gan.losses import LOSSES
 from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, update
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """A penalty on the discriminator's gradient, every `interval` steps and as much stronger."""
-
-    type: str
-    weight: float
-    interval: int = 1
-
-    def __post_init__(self) -> None:
-        gan_penalty(self.type)  # raises if unknown
-        if self.interval < 1:
-            raise UserError(f'penalty {self.type}: interval {self.interval}; it can be 1 or more')
 
 
 @MODELS.register_module()
@@ -72,8 +57,8 @@ class GAN(AdversarialModel):
         super().__init__()
         self.generator = MODELS.build(generator)
         self.discriminator = MODELS.build(discriminator)
-        self.loss = gan_loss(loss)
-        self.penalties = [Penalty(**penalty) for penalty in penalties]
+        self.loss = choose('loss', loss, LOSSES)
+        self.penalties = [LazyPenalty(**penalty) for penalty in penalties]
         self.augment = diff_augment(augment)
         if ema is not None:
             self.generator_ema = RampUpEMA(self.generator, **ema)
@@ -84,11 +69,11 @@ class GAN(AdversarialModel):
         """The generator that samples: the average, if there is one."""
         if hasattr(self, 'generator_ema'):
             return self.generator_ema.module
-        return _bare(self.generator)
+        return _unwrapped(self.generator)
 
-    def steps(self, player: str, start: int, stop: int) -> int:
+    def steps(self, network: str, start: int, stop: int) -> int:
         """Those of the generator are fewer; see `discriminator_steps`."""
-        every = self.discriminator_steps if player == 'generator' else 1
+        every = self.discriminator_steps if network == 'generator' else 1
         return stop // every - start // every
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
@@ -126,7 +111,7 @@ class GAN(AdversarialModel):
             return self._discriminate(images, labels)
 
         return {
-            f'loss_{p.type}': p.weight * p.interval * gan_penalty(p.type)(discriminate, real, fake)
+            f'loss_{p.type}': p(discriminate, real, fake)
             for p in self.penalties
             if step % p.interval == 0
         }
@@ -143,12 +128,12 @@ class GAN(AdversarialModel):
             losses = dict(loss_g=self.loss.generator(fake_logits, real_logits))
         log = update(losses, wrapper)
         if hasattr(self, 'generator_ema'):
-            self.generator_ema.update(_bare(self.generator), len(real) * get_world_size())
+            self.generator_ema.update(_unwrapped(self.generator), len(real) * get_world_size())
         return log
 
     def _generate(self, num: int, labels: Tensor | None) -> Tensor:
         device = self.data_preprocessor.device
-        noise = torch.randn(num, _bare(self.generator).noise_size, device=device)
+        noise = torch.randn(num, _unwrapped(self.generator).noise_size, device=device)
         return self.generator(noise, labels)
 
     def _discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -190,6 +175,6 @@ class GAN(AdversarialModel):
         return torch.stack(rows).to(self.data_preprocessor.device)
 
 
-def _bare(module: nn.Module) -> nn.Module:
+def _unwrapped(module: nn.Module) -> nn.Module:
     """A player out of its distributed wrapper."""
     return module.module if is_model_wrapper(module) else module

@@ -9,8 +9,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from sbzoo.errors import UserError
-from sbzoo.gan.losses import gan_loss
+from sbzoo.errors import UserError, choose
+from sbzoo.gan.losses import LOSSES
 from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, update
 
 
@@ -56,7 +56,7 @@ class Pix2Pix(Translation):
         super().__init__()
         self.generator = MODELS.build(generator)
         self.discriminator = MODELS.build(discriminator)
-        self.loss = gan_loss(loss)
+        self.loss = choose('loss', loss, LOSSES)
         self.l1_weight = l1_weight
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
@@ -156,7 +156,7 @@ class CycleGAN(Translation):
         pool_size: int = 50,
     ) -> None:
         super().__init__()
-        self.loss = gan_loss(loss)
+        self.loss = choose('loss', loss, LOSSES)
         if self.loss.paired:
             raise UserError(
                 f'CycleGAN: loss={loss!r} compares a fake with its real, and has no pairs'
@@ -167,7 +167,7 @@ class CycleGAN(Translation):
         self.pool, self.inverse_pool = (ImagePool(pool_size, image_size) for _ in range(2))
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
 
-    def players(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
         """Both translators share an optimizer, and both discriminators."""
         return dict(
             generator=nn.ModuleList([self.generator, self.inverse]),
