@@ -248,7 +248,7 @@ class DigitScenes(CocoDataset):
         super().__init__(*args, data_root=str(digit_scenes.ensure_digits(data_root)), **kwargs)
 
 
-def labels_of(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:
+def cycled_labels(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:
     """The class of each image by its index: they go round; None where there are no classes."""
     return [classes[index % len(classes)] for index in indices] if classes else None
 
@@ -276,6 +276,6 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         sample = BaseDataElement()
-        if labels := labels_of([index], range(self.num_classes)):
+        if labels := cycled_labels([index], range(self.num_classes)):
             sample.set_data(dict(gt_label=labels[0]))
         return dict(inputs=dict(seed=self.seed + index), data_samples=sample)

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
-from sbzoo.data.datasets import labels_of
+from sbzoo.data.datasets import cycled_labels
 from sbzoo.data.image_folder import ImageFolder, fit
 from sbzoo.engine.visualize_generation import image_grid, save_png
 from sbzoo.errors import UserError
@@ -70,7 +70,7 @@ def sample(
     classes = labels or range(model.sampler.num_classes)
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        chosen = labels_of((seed - seeds[0] for seed in chunk), classes)
+        chosen = cycled_labels((seed - seeds[0] for seed in chunk), classes)
         return model.sample(chunk, chosen and torch.tensor(chosen), **options)
 
     return _in_batches(batch, seeds, model.sampler.image_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.utils.data import Dataset
 
 from sbzoo.checkpoint.resolve import CARD
-from sbzoo.data.datasets import labels_of
+from sbzoo.data.datasets import cycled_labels
 from sbzoo.errors import UserError
 from sbzoo.metrics import features
 from sbzoo.zoo.load import Generator, load
@@ -44,7 +44,7 @@ class CardSamples(Dataset):
         start = index - index % BATCH
         if start != self._start:
             seeds = range(start, min(start + BATCH, self.num))
-            labels = labels_of(seeds, range(self.generator.model.sampler.num_classes))
+            labels = cycled_labels(seeds, range(self.generator.model.sampler.num_classes))
             self._images = self.generator.sample(len(seeds), start, labels).cpu()
             self._start = start
         return dict(inputs=self._images[index - start])

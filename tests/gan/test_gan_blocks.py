@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from sbzoo import UserError
-from sbzoo.gan.networks.blocks import ConditionalNorm, Lowpass, of_class
-from sbzoo.gan.networks.stylegan2 import EqualConv, EqualLinear, ModulatedConv, deviation
+from sbzoo.gan.networks.blocks import ConditionalNorm, Lowpass, select_class
+from sbzoo.gan.networks.stylegan2 import EqualConv, EqualLinear, ModulatedConv, minibatch_stddev
 from sbzoo.norm import NORMS
 
 N, C, CLASSES = 3, 4, 5
@@ -59,8 +59,8 @@ def test_every_norm_can_be_conditional_but_those_with_an_activation(entry):
 
 def test_of_class_takes_the_logit_of_the_label():
     logits = torch.arange(6.0).view(2, 3)
-    assert of_class(logits, torch.tensor([2, 0])).tolist() == [2, 3]
-    assert of_class(logits[:, :1], None).tolist() == [0, 3]
+    assert select_class(logits, torch.tensor([2, 0])).tolist() == [2, 3]
+    assert select_class(logits[:, :1], None).tolist() == [0, 3]
 
 
 def test_lowpass_resamples_as_bilinear_interpolation_does():
@@ -122,7 +122,7 @@ def test_equalised_layers_start_at_unit_variance():
 @pytest.mark.parametrize(('num', 'group'), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (8, 4)])
 def test_deviation_of_groups(num, group):
     x = torch.randn(num, C, 2, 2)
-    y = deviation(x)
+    y = minibatch_stddev(x)
     assert y.shape == (num, 1, 2, 2)
     groups = num // group
     for i in range(num):

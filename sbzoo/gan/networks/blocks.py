@@ -14,7 +14,7 @@ NO_NORM = 'none'
 IMAGE_SIZES = 32, 64, 128
 
 
-def doublings(image_size: int) -> int:
+def num_upsamples(image_size: int) -> int:
     """How often a 4 x 4 map doubles to the size of the image.
 
     Raises:
@@ -25,9 +25,9 @@ def doublings(image_size: int) -> int:
     return image_size.bit_length() - 3
 
 
-def pyramid(image_size: int, base_channels: int, max_channels: int) -> list[int]:
+def channel_widths(image_size: int, base_channels: int, max_channels: int) -> list[int]:
     """Channels at 4 x 4, 8 x 8 ...: `base_channels` at full size, twice as many at each half."""
-    levels = range(doublings(image_size), -1, -1)
+    levels = range(num_upsamples(image_size), -1, -1)
     return [min(base_channels << level, max_channels) for level in levels]
 
 
@@ -49,10 +49,10 @@ class ClassEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor | None) -> Tensor:
         """From labels [N] to [N, size]."""
-        return super().forward(given(labels, self.num_embeddings))
+        return super().forward(require_labels(labels, self.num_embeddings))
 
 
-def given(labels: Tensor | None, num_classes: int) -> Tensor:
+def require_labels(labels: Tensor | None, num_classes: int) -> Tensor:
     """The labels of a conditional network.
 
     Raises:
@@ -63,12 +63,12 @@ def given(labels: Tensor | None, num_classes: int) -> Tensor:
     return labels
 
 
-def of_class(logits: Tensor, labels: Tensor | None) -> Tensor:
+def select_class(logits: Tensor, labels: Tensor | None) -> Tensor:
     """From logits [N, classes] to that of each sample's class [N]; there may be but one."""
     classes = logits.shape[1]
     if classes == 1:
         return logits.squeeze(1)
-    return logits.gather(1, given(labels, classes)[:, None]).squeeze(1)
+    return logits.gather(1, require_labels(labels, classes)[:, None]).squeeze(1)
 
 
 class ConditionalNorm(nn.Module):

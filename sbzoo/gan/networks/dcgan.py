@@ -7,7 +7,13 @@ from itertools import pairwise
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from sbzoo.gan.networks.blocks import NO_NORM, add_spectral_norm, doublings, init_normal, norm_layer
+from sbzoo.gan.networks.blocks import (
+    NO_NORM,
+    add_spectral_norm,
+    init_normal,
+    norm_layer,
+    num_upsamples,
+)
 
 
 @MODELS.register_module()
@@ -35,7 +41,7 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.noise_size = image_size, noise_size
-        levels = range(doublings(image_size) - 1, -1, -1)
+        levels = range(num_upsamples(image_size) - 1, -1, -1)
         widths = [base_channels << level for level in levels]
         layers = _up(noise_size, widths[0], norm, stride=1, padding=0)
         for before, after in pairwise(widths):
@@ -49,10 +55,12 @@ class DCGANGenerator(nn.Module):
         return self.layers(noise[:, :, None, None])
 
 
-def _up(before: int, after: int, norm: str, stride: int = 2, padding: int = 1) -> list[nn.Module]:
+def _up(
+    in_channels: int, out_channels: int, norm: str, stride: int = 2, padding: int = 1
+) -> list[nn.Module]:
     bias = norm == NO_NORM
-    conv = nn.ConvTranspose2d(before, after, 4, stride, padding, bias=bias)
-    return [conv, norm_layer(norm, after), nn.ReLU(inplace=True)]
+    conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride, padding, bias=bias)
+    return [conv, norm_layer(norm, out_channels), nn.ReLU(inplace=True)]
 
 
 @MODELS.register_module()
@@ -77,7 +85,7 @@ class DCGANDiscriminator(nn.Module):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        widths = [base_channels << level for level in range(doublings(image_size))]
+        widths = [base_channels << level for level in range(num_upsamples(image_size))]
         layers = _down(3, widths[0], NO_NORM)
         for before, after in pairwise(widths):
             layers += _down(before, after, norm)
@@ -92,6 +100,6 @@ class DCGANDiscriminator(nn.Module):
         return self.layers(images)
 
 
-def _down(before: int, after: int, norm: str) -> list[nn.Module]:
-    conv = nn.Conv2d(before, after, 4, 2, 1, bias=norm == NO_NORM)
-    return [conv, norm_layer(norm, after), nn.LeakyReLU(0.2, inplace=True)]
+def _down(in_channels: int, out_channels: int, norm: str) -> list[nn.Module]:
+    conv = nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=norm == NO_NORM)
+    return [conv, norm_layer(norm, out_channels), nn.LeakyReLU(0.2, inplace=True)]

@@ -82,7 +82,7 @@ class PatchDiscriminator(nn.Module):
     Args:
         in_channels: 3, or 6 for a source and a target one on top of the other.
         base_channels: Channels of the first map, which has no norm.
-        num_layers: Convolutions that halve the map.
+        num_layers: Convolutions that downsample the map.
         norm: A spec of `sbzoo.norm`, or 'none'.
 
     Raises:

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from sbzoo.errors import UserError
-from sbzoo.gan.networks.blocks import ClassEmbedding, Lowpass, of_class, pyramid
+from sbzoo.gan.networks.blocks import ClassEmbedding, Lowpass, channel_widths, select_class
 
 EXPANSION = 2  # of the channels between the 1 x 1 convolutions of a block
 SLOPE = 0.2  # of the leaky ReLUs
@@ -53,7 +53,7 @@ class R3GANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
-        widths = pyramid(image_size, base_channels, max_channels)
+        widths = channel_widths(image_size, base_channels, max_channels)
         self.embedding = ClassEmbedding(num_classes, noise_size) if num_classes else None
         self.linear = nn.Linear(noise_size * (1 + bool(num_classes)), widths[0], bias=False)
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
@@ -103,7 +103,7 @@ class R3GANDiscriminator(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        widths = pyramid(image_size, base_channels, max_channels)[::-1]
+        widths = channel_widths(image_size, base_channels, max_channels)[::-1]
         self.from_rgb = nn.Conv2d(3, widths[0], 1, bias=False)
         self.levels = nn.ModuleList(_blocks(width, num_blocks, group_size) for width in widths)
         self.transitions = nn.ModuleList(
@@ -119,7 +119,7 @@ class R3GANDiscriminator(nn.Module):
         x = self.levels[0](self.from_rgb(images))
         for transition, blocks in zip(self.transitions, self.levels[1:], strict=True):
             x = blocks(transition(self.lowpass.down(x)))
-        return of_class(self.linear(self.basis(x).flatten(1)), labels)
+        return select_class(self.linear(self.basis(x).flatten(1)), labels)
 
 
 class InvertedBottleneck(nn.Module):
@@ -147,8 +147,10 @@ def _blocks(channels: int, num_blocks: int, group_size: int) -> nn.Sequential:
     return nn.Sequential(*(InvertedBottleneck(channels, group_size) for _ in range(num_blocks)))
 
 
-def _pointwise(before: int, after: int) -> nn.Module:
-    return nn.Identity() if before == after else nn.Conv2d(before, after, 1, bias=False)
+def _pointwise(in_channels: int, out_channels: int) -> nn.Module:
+    if in_channels == out_channels:
+        return nn.Identity()
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
 def _init_fixup(net: nn.Module) -> None:

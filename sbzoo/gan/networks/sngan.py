@@ -17,15 +17,15 @@ from sbzoo.gan.networks.blocks import (
     ClassEmbedding,
     ConditionalNorm,
     add_spectral_norm,
-    doublings,
     norm_layer,
+    num_upsamples,
 )
 
 # Channels in units of `base_channels`: of the generator from 4 x 4 up, of the discriminator after
-# each of its blocks. At 32 pixels only the first two of the discriminator's blocks halve the map.
+# each of its blocks. At 32 pixels only the first two of the discriminator's blocks downsample.
 GENERATOR_WIDTHS = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
 DISCRIMINATOR_WIDTHS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
-HALVINGS = {32: 2, 64: 5, 128: 5}
+NUM_DOWNSAMPLES = {32: 2, 64: 5, 128: 5}
 
 
 @MODELS.register_module()
@@ -54,7 +54,7 @@ class SNGANGenerator(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        doublings(image_size)  # raises for other sizes
+        num_upsamples(image_size)  # raises for other sizes
         self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
         widths = [base_channels * unit for unit in GENERATOR_WIDTHS[image_size]]
         self.linear = nn.Linear(noise_size, widths[0] * 4 * 4)
@@ -76,23 +76,23 @@ class SNGANGenerator(nn.Module):
 class UpBlock(nn.Module):
     """Norm, ReLU and convolution, twice, and a shortcut; the map doubles before the first."""
 
-    def __init__(self, before: int, after: int, norm: str, num_classes: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: str, num_classes: int) -> None:
         super().__init__()
-        self.norm1 = ConditionalNorm(before, norm, num_classes)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.norm2 = ConditionalNorm(after, norm, num_classes)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, after, 1)
+        self.norm1 = ConditionalNorm(in_channels, norm, num_classes)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = ConditionalNorm(out_channels, norm, num_classes)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """From [N, before, H, W] to [N, after, 2 H, 2 W]."""
-        y = self.conv1(_doubled(F.relu(self.norm1(x, labels))))
+        """From [N, in_channels, H, W] to [N, out_channels, 2 H, 2 W]."""
+        y = self.conv1(_upsampled(F.relu(self.norm1(x, labels))))
         y = self.conv2(F.relu(self.norm2(y, labels)))
         shortcut = self.shortcut(x)  # 1 x 1: equal on the doubled map, at four times the cost
-        return y + _doubled(shortcut)
+        return y + _upsampled(shortcut)
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsampled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2)
 
 
@@ -120,11 +120,11 @@ class SNGANDiscriminator(nn.Module):
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        doublings(image_size)  # raises for other sizes
+        num_upsamples(image_size)  # raises for other sizes
         widths = [base_channels * unit for unit in DISCRIMINATOR_WIDTHS[image_size]]
         self.stem = StemBlock(widths[0], norm)
         self.blocks = nn.ModuleList(
-            DownBlock(before, after, norm, halve=level < HALVINGS[image_size])
+            DownBlock(before, after, norm, downsample=level < NUM_DOWNSAMPLES[image_size])
             for level, (before, after) in enumerate(pairwise(widths), 1)
         )
         self.linear = nn.Linear(widths[-1], 1)
@@ -148,15 +148,15 @@ class SNGANDiscriminator(nn.Module):
 class StemBlock(nn.Module):
     """The first block: from the image, without an activation before it."""
 
-    def __init__(self, after: int, norm: str) -> None:
+    def __init__(self, out_channels: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, after, 3, padding=1)
-        self.norm2 = norm_layer(norm, after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Conv2d(3, after, 1)
+        self.conv1 = nn.Conv2d(3, out_channels, 3, padding=1)
+        self.norm2 = norm_layer(norm, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(3, out_channels, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From [N, 3, H, W] to [N, after, H / 2, W / 2]."""
+        """From [N, 3, H, W] to [N, out_channels, H / 2, W / 2]."""
         y = self.conv2(F.relu(self.norm2(self.conv1(images))))
         return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(images, 2))
 
@@ -167,18 +167,18 @@ class DownBlock(nn.Module):
     As published, it is the second convolution that changes the channels.
     """
 
-    def __init__(self, before: int, after: int, norm: str, halve: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: str, downsample: bool) -> None:
         super().__init__()
-        self.norm1 = norm_layer(norm, before)
-        self.conv1 = nn.Conv2d(before, before, 3, padding=1)
-        self.norm2 = norm_layer(norm, before)
-        self.conv2 = nn.Conv2d(before, after, 3, padding=1)
-        projects = halve or before != after
-        self.shortcut = nn.Conv2d(before, after, 1) if projects else nn.Identity()
-        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
+        self.norm1 = norm_layer(norm, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        self.norm2 = norm_layer(norm, in_channels)
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        projects = downsample or in_channels != out_channels
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if projects else nn.Identity()
+        self.pool = nn.AvgPool2d(2) if downsample else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """From [N, before, H, W] to [N, after, H / 2, W / 2], or to [N, after, H, W]."""
+        """From [N, in_channels, H, W] to [N, out_channels, H / 2, W / 2], or H and W."""
         y = self.conv1(F.relu(self.norm1(x)))
         y = self.conv2(F.relu(self.norm2(y)))
         return self.pool(y) + self.shortcut(self.pool(x))

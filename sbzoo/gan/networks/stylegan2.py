@@ -17,13 +17,13 @@ from sbzoo.gan.networks.blocks import (
     NO_NORM,
     ClassEmbedding,
     Lowpass,
+    channel_widths,
     norm_layer,
-    of_class,
-    pyramid,
+    select_class,
 )
 
-W_MEAN_SHARE = 0.002  # of the newest batch in the mean of w
-GROUP = 4  # images that share a standard deviation, at most
+W_MEAN_MOMENTUM = 0.002  # of the newest batch in the mean of w
+STDDEV_GROUP_SIZE = 4  # images that share a standard deviation, at most
 
 
 @MODELS.register_module()
@@ -61,7 +61,7 @@ class StyleGAN2Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
-        widths = pyramid(image_size, base_channels, max_channels)
+        widths = channel_widths(image_size, base_channels, max_channels)
         self.embedding = ClassEmbedding(num_classes, noise_size) if num_classes else None
         sizes = [noise_size * (1 + bool(num_classes))] + [noise_size] * mapping_layers
         self.mapping = nn.ModuleList(
@@ -70,7 +70,7 @@ class StyleGAN2Generator(nn.Module):
         self.register_buffer('w_mean', torch.zeros(noise_size))
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         self.levels = nn.ModuleList(
-            SynthesisLevel(widths[max(i - 1, 0)], width, 4 << i, noise_size, norm)
+            SynthesisBlock(widths[max(i - 1, 0)], width, 4 << i, noise_size, norm)
             for i, width in enumerate(widths)
         )
 
@@ -92,32 +92,36 @@ class StyleGAN2Generator(nn.Module):
 
     def style(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """From noise [N, noise_size] and labels [N] to w [N, noise_size]."""
-        w = unit(noise)
+        w = normalize_2nd_moment(noise)
         if self.embedding is not None:
-            w = torch.cat([w, unit(self.embedding(labels))], dim=1)
+            w = torch.cat([w, normalize_2nd_moment(self.embedding(labels))], dim=1)
         for layer in self.mapping:
-            w = activated(layer(w))
+            w = scaled_leaky_relu(layer(w))
         w = w.to(self.w_mean.dtype)  # under autocast it is not
         if self.training:
-            self.w_mean.lerp_(w.detach().mean(0), W_MEAN_SHARE)
+            self.w_mean.lerp_(w.detach().mean(0), W_MEAN_MOMENTUM)
         return w
 
 
-class SynthesisLevel(nn.Module):
+class SynthesisBlock(nn.Module):
     """The layers of one size, of which the first doubles the map, and their share of the image."""
 
-    def __init__(self, before: int, after: int, size: int, style_size: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, style_size: int, norm: str
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([SynthesisLayer(after, after, size, style_size, norm)])
+        self.layers = nn.ModuleList(
+            [SynthesisLayer(out_channels, out_channels, size, style_size, norm)]
+        )
         if size > 4:
-            first = SynthesisLayer(before, after, size, style_size, norm, up=True)
+            first = SynthesisLayer(in_channels, out_channels, size, style_size, norm, up=True)
             self.layers.insert(0, first)
-        self.to_rgb = ModulatedConv(after, 3, 1, style_size)
+        self.to_rgb = ModulatedConv(out_channels, 3, 1, style_size)
         self.rgb_bias = nn.Parameter(torch.zeros(3, 1, 1))
         self.lowpass = Lowpass()
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        """From maps [N, before, H, W] and an image to those of this size."""
+        """From maps [N, in_channels, H, W] and an image to those of this size."""
         for layer in self.layers:
             x = layer(x, w)
         rgb = self.to_rgb(x, w) + self.rgb_bias
@@ -128,27 +132,35 @@ class SynthesisLayer(nn.Module):
     """A modulated convolution, demodulated or normalised, with noise and an activation."""
 
     def __init__(
-        self, before: int, after: int, size: int, style_size: int, norm: str, up: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        style_size: int,
+        norm: str,
+        up: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = ModulatedConv(before, after, 3, style_size, up, demodulate=norm == NO_NORM)
-        self.norm = norm_layer(norm, after, affine=False)
+        self.conv = ModulatedConv(
+            in_channels, out_channels, 3, style_size, up, demodulate=norm == NO_NORM
+        )
+        self.norm = norm_layer(norm, out_channels, affine=False)
         self.strength = nn.Parameter(torch.zeros(()))
         self.register_buffer('noise', torch.randn(1, 1, size, size))
-        self.bias = nn.Parameter(torch.zeros(after, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels, 1, 1))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """From [N, before, H, W] to [N, after, size, size]."""
+        """From [N, in_channels, H, W] to [N, out_channels, size, size]."""
         y = self.norm(self.conv(x, w))
         noise = self.noise
         if self.training:
             noise = torch.randn(len(y), 1, *y.shape[2:], device=y.device, dtype=y.dtype)
-        return activated(y + self.strength * noise + self.bias)
+        return scaled_leaky_relu(y + self.strength * noise + self.bias)
 
 
 @MODELS.register_module()
 class StyleGAN2Discriminator(nn.Module):
-    """Residual blocks that halve the map, and the standard deviation over a few images.
+    """Residual blocks that downsample the map, and the standard deviation over a few images.
 
     Images of a batch share that: four, or as many of 3, 2 and 1 as divide the batch.
 
@@ -170,10 +182,10 @@ class StyleGAN2Discriminator(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        widths = pyramid(image_size, base_channels, max_channels)[::-1]
+        widths = channel_widths(image_size, base_channels, max_channels)[::-1]
         self.from_rgb = EqualConv(3, widths[0], 1)
         self.blocks = nn.ModuleList(
-            ResidualDown(before, after) for before, after in pairwise(widths)
+            DiscriminatorBlock(before, after) for before, after in pairwise(widths)
         )
         self.conv = EqualConv(widths[-1] + 1, widths[-1], 3, padding=1)
         self.linear = EqualLinear(widths[-1] * 4 * 4, widths[-1])
@@ -181,27 +193,27 @@ class StyleGAN2Discriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """From images [N, 3, S, S] and labels [N] to logits [N]."""
-        x = activated(self.from_rgb(images))
+        x = scaled_leaky_relu(self.from_rgb(images))
         for block in self.blocks:
             x = block(x)
-        x = activated(self.conv(torch.cat([x, deviation(x)], dim=1)))
-        return of_class(self.logits(activated(self.linear(x.flatten(1)))), labels)
+        x = scaled_leaky_relu(self.conv(torch.cat([x, minibatch_stddev(x)], dim=1)))
+        return select_class(self.logits(scaled_leaky_relu(self.linear(x.flatten(1)))), labels)
 
 
-class ResidualDown(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """Two convolutions, the second of stride two behind a low pass, and a shortcut."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = EqualConv(before, before, 3, padding=1)
-        self.conv2 = EqualConv(before, after, 3, stride=2)
-        self.shortcut = EqualConv(before, after, 1, bias=False)
+        self.conv1 = EqualConv(in_channels, in_channels, 3, padding=1)
+        self.conv2 = EqualConv(in_channels, out_channels, 3, stride=2)
+        self.shortcut = EqualConv(in_channels, out_channels, 1, bias=False)
         self.lowpass = Lowpass()
 
     def forward(self, x: Tensor) -> Tensor:
-        """From [N, before, H, W] to [N, after, H / 2, W / 2]."""
-        y = self.lowpass(activated(self.conv1(x)), padding=2)
-        y = activated(self.conv2(y))
+        """From [N, in_channels, H, W] to [N, out_channels, H / 2, W / 2]."""
+        y = self.lowpass(scaled_leaky_relu(self.conv1(x)), padding=2)
+        y = scaled_leaky_relu(self.conv2(y))
         return (y + self.shortcut(self.lowpass.down(x))) / math.sqrt(2)
 
 
@@ -209,20 +221,22 @@ class EqualLinear(nn.Linear):
     """Weights of N(0, 1), scaled as they are used, so that all learn alike (arXiv 1710.10196).
 
     Args:
-        before: Features in.
-        after: Features out.
+        in_features: Features in.
+        out_features: Features out.
         bias: Its first value.
         lr_mult: How fast it learns, against the other layers.
     """
 
-    def __init__(self, before: int, after: int, bias: float = 0.0, lr_mult: float = 1.0) -> None:
-        super().__init__(before, after)
-        self.gain, self.lr_mult = lr_mult / math.sqrt(before), lr_mult
+    def __init__(
+        self, in_features: int, out_features: int, bias: float = 0.0, lr_mult: float = 1.0
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.gain, self.lr_mult = lr_mult / math.sqrt(in_features), lr_mult
         nn.init.normal_(self.weight, 0, 1 / lr_mult)
         nn.init.constant_(self.bias, bias / lr_mult)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From [N, before] to [N, after]."""
+        """From [N, in_features] to [N, out_features]."""
         return F.linear(x, self.weight * self.gain, self.bias * self.lr_mult)
 
 
@@ -241,7 +255,7 @@ class EqualConv(nn.Conv2d):
         return self._conv_forward(x, self.weight * self.gain, self.bias)
 
 
-def activated(x: Tensor) -> Tensor:
+def scaled_leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU that keeps the second moment."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
@@ -253,8 +267,8 @@ class ModulatedConv(nn.Module):
     sample, and one convolution of the whole batch.
 
     Args:
-        before: Channels in, I.
-        after: Channels out, O.
+        in_channels: Channels in, I.
+        out_channels: Channels out, O.
         kernel: k.
         style_size: Length of w.
         up: Whether the map is doubled: a transposed convolution and a low pass behind it.
@@ -263,17 +277,17 @@ class ModulatedConv(nn.Module):
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         kernel: int,
         style_size: int,
         up: bool = False,
         demodulate: bool = False,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(after, before, kernel, kernel))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.gain = 1 / math.sqrt(self.weight[0].numel())
-        self.style = EqualLinear(style_size, before, bias=1.0)
+        self.style = EqualLinear(style_size, in_channels, bias=1.0)
         self.lowpass = Lowpass() if up else None
         self.demodulate = demodulate
 
@@ -292,15 +306,15 @@ class ModulatedConv(nn.Module):
         return y * (squares + 1e-8).rsqrt()[:, :, None, None]
 
 
-def unit(x: Tensor) -> Tensor:
+def normalize_2nd_moment(x: Tensor) -> Tensor:
     """Vectors [N, C] of second moment one."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
-def deviation(x: Tensor) -> Tensor:
+def minibatch_stddev(x: Tensor) -> Tensor:
     """Standard deviation over the images of a group, averaged, as a map [N, 1, H, W] of x."""
     n, _, h, w = x.shape
-    group = next(size for size in range(GROUP, 0, -1) if n % size == 0)
+    group = next(size for size in range(STDDEV_GROUP_SIZE, 0, -1) if n % size == 0)
     variance = x.unflatten(0, (group, -1)).var(0, correction=0)
     std = (variance + 1e-8).sqrt().mean((1, 2, 3))
     return std.repeat(group)[:, None, None, None].expand(n, 1, h, w)
