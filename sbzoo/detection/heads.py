@@ -22,11 +22,11 @@ class Targets(NamedTuple):
     """What the A anchors of N images are to find, P of them an object."""
 
     labels: Tensor  # [N, A]
-    weights: Tensor  # [N, A], of the labels
-    image: Tensor  # [P], of each anchor that is to find an object
-    anchor: Tensor  # [P]
-    deltas: Tensor  # [P, 4], from anchor to object
-    count: int  # what losses are averaged over: objects found, one at least in each image
+    label_weights: Tensor  # [N, A]
+    pos_images: Tensor  # [P], index of the image of each positive anchor
+    pos_anchors: Tensor  # [P], its index
+    bbox_targets: Tensor  # [P, 4], encoded deltas from the anchor to its object
+    avg_factor: int  # positive anchors of the batch, at least one for each image
 
 
 class LeanAnchorHead(AnchorHead):
@@ -44,16 +44,16 @@ class LeanAnchorHead(AnchorHead):
         super().__init__(*args, **kwargs)
         if self.train_cfg:
             self._check()
-        self._grid: tuple = (None, None, None)  # what it is for, anchors, which of them count
+        self._cached: tuple = (None, None, None)  # key, anchors, which of them are inside
 
     def _check(self) -> None:
-        rule = self.assigner
+        assigner = self.assigner
         plain = (
-            type(rule) is MaxIoUAssigner
-            and isinstance(rule.neg_iou_thr, float)
-            and rule.gt_max_assign_all
-            and rule.ignore_iof_thr <= 0
-            and rule.perm_repeat_gt_cfg is None
+            type(assigner) is MaxIoUAssigner
+            and isinstance(assigner.neg_iou_thr, float)
+            and assigner.gt_max_assign_all
+            and assigner.ignore_iof_thr <= 0
+            and assigner.perm_repeat_gt_cfg is None
         )
         host = type(self).__name__.removeprefix('Lean')
         if not plain or type(self.sampler) is not PseudoSampler or self.reg_decoded_bbox:
@@ -78,24 +78,25 @@ class LeanAnchorHead(AnchorHead):
     ) -> dict[str, Tensor]:
         """Both losses, from maps [N, anchors * C, H, W] and [N, anchors * 4, H, W] by level."""
         targets = self._targets(*self._anchors(cls_scores, batch_img_metas), batch_gt_instances)
+        avg_factor = targets.avg_factor
         scores = _by_anchor(cls_scores, self.cls_out_channels)
         deltas = _by_anchor(bbox_preds, self.bbox_coder.encode_size)
         loss_cls = self.loss_cls(
             scores.flatten(0, 1),
             targets.labels.flatten(),
-            targets.weights.flatten(),
-            avg_factor=targets.count,
+            targets.label_weights.flatten(),
+            avg_factor=avg_factor,
         )
-        found = deltas[targets.image, targets.anchor]
-        ones = torch.ones_like(found)
-        loss_bbox = self.loss_bbox(found, targets.deltas, ones, avg_factor=targets.count)
+        positive = deltas[targets.pos_images, targets.pos_anchors]
+        ones = torch.ones_like(positive)
+        loss_bbox = self.loss_bbox(positive, targets.bbox_targets, ones, avg_factor=avg_factor)
         return dict(loss_cls=loss_cls, loss_bbox=loss_bbox)
 
     def _anchors(self, maps: list[Tensor], metas: list[dict]) -> tuple[Tensor, Tensor]:
         """Anchors [A, 4] and which count in each image [N, A]; kept while images stay as large."""
         sizes, device = [m.shape[-2:] for m in maps], maps[0].device
         shapes = [(meta['pad_shape'], meta['img_shape']) for meta in metas]
-        if self._grid[0] != (sizes, device, shapes):
+        if self._cached[0] != (sizes, device, shapes):
             anchors = torch.cat(self.prior_generator.grid_priors(sizes, device=device))
             inside = [
                 anchor_inside_flags(
@@ -106,8 +107,8 @@ class LeanAnchorHead(AnchorHead):
                 )
                 for padded, shape in shapes
             ]
-            self._grid = (sizes, device, shapes), anchors, torch.stack(inside)
-        return self._grid[1:]
+            self._cached = (sizes, device, shapes), anchors, torch.stack(inside)
+        return self._cached[1:]
 
     def _targets(self, anchors: Tensor, inside: Tensor, objects: list[InstanceData]) -> Targets:
         boxes, classes = (torch.cat([o[k] for o in objects]) for k in ('bboxes', 'labels'))
@@ -115,31 +116,31 @@ class LeanAnchorHead(AnchorHead):
         overlaps = self.assigner.iou_calculator(boxes, anchors).split(counts)
         rows = zip(overlaps, inside, strict=True)
         assigned = torch.stack([_assign(*row, self.assigner) for row in rows])
-        image, anchor = torch.where(assigned > BACKGROUND)
+        images, positive = torch.where(assigned > BACKGROUND)
         counts = torch.tensor(counts, device=anchors.device)
-        which = assigned[image, anchor] - 1 + (counts.cumsum(0) - counts)[image]
+        matched = assigned[images, positive] - 1 + (counts.cumsum(0) - counts)[images]
         labels = torch.full_like(assigned, self.num_classes)
-        labels[image, anchor] = classes[which]
+        labels[images, positive] = classes[matched]
         weights = (assigned != IGNORED).to(anchors.dtype)
         if self.train_cfg['pos_weight'] > 0:
-            weights[image, anchor] = self.train_cfg['pos_weight']
-        count = image.bincount(minlength=len(objects)).clamp(min=1).sum().item()
-        deltas = self.bbox_coder.encode(anchors[anchor], boxes[which])
-        return Targets(labels, weights, image, anchor, deltas, count)
+            weights[images, positive] = self.train_cfg['pos_weight']
+        avg_factor = images.bincount(minlength=len(objects)).clamp(min=1).sum().item()
+        bbox_targets = self.bbox_coder.encode(anchors[positive], boxes[matched])
+        return Targets(labels, weights, images, positive, bbox_targets, avg_factor)
 
 
-def _assign(overlaps: Tensor, inside: Tensor, rule: MaxIoUAssigner) -> Tensor:
-    """As `MaxIoUAssigner`, from the overlaps [objects, A] of an image: what each anchor finds."""
+def _assign(overlaps: Tensor, inside: Tensor, assigner: MaxIoUAssigner) -> Tensor:
+    """As `MaxIoUAssigner`, from the IoUs [objects, A] of an image: the object of each anchor."""
     if not len(overlaps):
         return torch.where(inside, BACKGROUND, IGNORED)
     overlaps = overlaps.masked_fill(~inside, -1)
-    best, which = overlaps.max(0)
-    assigned = torch.where((best < rule.neg_iou_thr) & inside, BACKGROUND, IGNORED)
-    assigned = torch.where(best >= rule.pos_iou_thr, which + 1, assigned)
-    if not rule.match_low_quality:
+    best, matched = overlaps.max(0)
+    assigned = torch.where((best < assigner.neg_iou_thr) & inside, BACKGROUND, IGNORED)
+    assigned = torch.where(best >= assigner.pos_iou_thr, matched + 1, assigned)
+    if not assigner.match_low_quality:
         return assigned
     most = overlaps.max(1, keepdim=True).values
-    nearest = (overlaps == most) & (most >= max(rule.min_pos_iou, 0))
+    nearest = (overlaps == most) & (most >= max(assigner.min_pos_iou, 0))
     number = torch.arange(1, len(overlaps) + 1, device=overlaps.device)[:, None]
     last = (nearest * number).max(0).values  # a later object takes an anchor from an earlier one
     return torch.where(last > 0, last, assigned)

@@ -20,7 +20,7 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """Focal loss (Lin et al. 2017, arXiv 1708.02002) of every logit, or summed over classes.
 
-    Its slope is worked out along with it, chunk by chunk, and is all that is kept for backward.
+    The derivative is computed with it, chunk by chunk, and is all that is kept for backward.
     The gradient can be taken once (no second derivative).
 
     Args:
@@ -43,40 +43,40 @@ class _SigmoidFocalLoss(torch.autograd.Function):
     ) -> Tensor:
         ctx.by_row, wide = by_row, torch.promote_types(logits.dtype, torch.float32)
         loss = logits.new_empty(logits.shape[: 1 if by_row else 2], dtype=wide)
-        slope = torch.empty_like(logits)
+        derivative = torch.empty_like(logits)
         rows = max(CHUNK // logits.shape[1], 1)
-        chunks = (t.split(rows) for t in (logits, labels, loss, slope))
-        for x, y, loss_of_x, slope_of_x in zip(*chunks, strict=True):
-            terms, slopes = _terms(x.to(wide), y, gamma, alpha)
-            loss_of_x.copy_(terms.sum(1) if by_row else terms)
-            slope_of_x.copy_(slopes)
-        ctx.save_for_backward(slope)
+        chunks = (t.split(rows) for t in (logits, labels, loss, derivative))
+        for x, y, loss_x, derivative_x in zip(*chunks, strict=True):
+            losses, derivatives = _focal_loss(x.to(wide), y, gamma, alpha)
+            loss_x.copy_(losses.sum(1) if by_row else losses)
+            derivative_x.copy_(derivatives)
+        ctx.save_for_backward(derivative)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        (slope,) = ctx.saved_tensors
+        (derivative,) = ctx.saved_tensors
         grad = grad[:, None] if ctx.by_row else grad
-        return (slope * grad).to(slope.dtype), None, None, None, None
+        return (derivative * grad).to(derivative.dtype), None, None, None, None
 
 
-def _terms(x: Tensor, labels: Tensor, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
-    """Loss and slope of logits [R, C]: all as negatives, then the positive ones anew."""
-    loss, slope = _negative(x, gamma, 1 - alpha)
+def _focal_loss(x: Tensor, labels: Tensor, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
+    """Loss and derivative of logits [R, C]: all as negatives, then the positive ones anew."""
+    loss, derivative = _negative(x, gamma, 1 - alpha)
     (rows,) = torch.where((labels >= 0) & (labels < x.shape[1]))
     at = rows, labels[rows]
-    positive, minus_slope = _negative(-x[at], gamma, alpha)
-    loss[at], slope[at] = positive, -minus_slope
-    return loss, slope
+    positive, negated = _negative(-x[at], gamma, alpha)
+    loss[at], derivative[at] = positive, -negated
+    return loss, derivative
 
 
 def _negative(x: Tensor, gamma: float, scale: float) -> tuple[Tensor, Tensor]:
     """`scale * p^gamma * -log(1 - p)` for p = sigmoid(x), and its derivative in x."""
     p, entropy = x.sigmoid(), F.softplus(x)
     focus = p.pow(gamma).mul_(scale)
-    slope = torch.addcmul(entropy, entropy, p, value=-1).mul_(gamma).add_(p).mul_(focus)
-    return entropy.mul_(focus), slope
+    derivative = torch.addcmul(entropy, entropy, p, value=-1).mul_(gamma).add_(p).mul_(focus)
+    return entropy.mul_(focus), derivative
 
 
 @MODELS.register_module()
