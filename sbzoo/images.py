@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
 
 from sbzoo.errors import UserError
 
@@ -79,3 +81,26 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f'its grey values of {values.min()} to {values.max()} are not of 16 bits')
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre crop of an image, a square, at `size` pixels by Lanczos' filter (antialiased)."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """The pixels of an RGB image, uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_plus_minus_one(pixels: Tensor) -> Tensor:
+    """Pixels of 0 to 255 in [-1, 1], as generators and discriminators take them."""
+    return pixels / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as pixels of 0 to 255, uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from sbzoo.errors import UserError
 from sbzoo.files import replacing
-from sbzoo.images import SHOWN, find_images, to_rgb, upright_size
+from sbzoo.images import SHOWN, center_crop, find_images, to_rgb, upright_size
 from sbzoo.paths import cache_dir
 
 Size = tuple[int, int]  # width and height in pixels
@@ -185,12 +185,4 @@ def _square(image: Image.Image, half: str | None, size: int) -> np.ndarray:
     if half:
         left = width if half == 'right' else 0
         whole = whole.crop((left, 0, left + width, height))
-    return np.asarray(fit(whole, size))
-
-
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """The central square of an image at `size` pixels by Lanczos' filter, which antialiases."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(center_crop(whole, size))

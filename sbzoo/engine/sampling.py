@@ -17,15 +17,21 @@ from torch import Tensor, nn
 
 from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
 from sbzoo.data.datasets import cycled_labels
-from sbzoo.data.image_folder import ImageFolder, fit
+from sbzoo.data.image_folder import ImageFolder
 from sbzoo.engine.visualize_generation import image_grid, save_png
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, replacing
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
 from sbzoo.gan.models.image_to_image import Translation
-from sbzoo.gan.preprocessor import to_uint8
-from sbzoo.images import EXTENSIONS, read_rgb
+from sbzoo.images import (
+    EXTENSIONS,
+    center_crop,
+    read_rgb,
+    to_plus_minus_one,
+    to_tensor,
+    to_uint8,
+)
 
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
@@ -136,8 +142,8 @@ def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Te
     """Translate the images of a folder, their central squares at `size` pixels."""
 
     def batch(chunk: Sequence[int]) -> Tensor:
-        images = np.stack([np.asarray(fit(read_rgb(folder.paths[i]), size)) for i in chunk])
-        inputs = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        crops = [to_tensor(center_crop(read_rgb(folder.paths[i]), size)) for i in chunk]
+        inputs = to_plus_minus_one(torch.stack(crops))
         return model.translate(inputs.to(model.data_preprocessor.device))
 
     return _in_batches(batch, range(folder.num_images), size)

@@ -9,6 +9,8 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from sbzoo.images import to_plus_minus_one
+
 Inputs = Tensor | dict[str, Tensor]
 
 
@@ -30,9 +32,4 @@ def _batch(inputs: Mapping | list | Tensor) -> Inputs:
         return {name: _batch(value) for name, value in inputs.items()}
     if isinstance(inputs, list) and torch.is_tensor(inputs[0]):
         inputs = torch.stack(inputs)
-    return inputs / 127.5 - 1 if torch.is_tensor(inputs) else inputs
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images of -1 to 1 as integers of 0 to 255."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return to_plus_minus_one(inputs) if torch.is_tensor(inputs) else inputs

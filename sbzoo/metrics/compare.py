@@ -1,56 +1,148 @@
-"""How far generated images are from real ones, by the features of both."""
+"""Two sets of images compared by their features: Frechet distance (FID), KID, precision and recall.
+
+`compare` is what the command line and Python call, and `compare_features` is what it and the metric
+of mmengine call, which has the features of the generated images already.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sbzoo.errors import UserError
-from sbzoo.metrics.extractors.base import distance_name, kernel_name
-from sbzoo.metrics.features import Features
-from sbzoo.metrics.functional.frechet import frechet_distance, frechet_infinity
-from sbzoo.metrics.functional.kid import FEWEST, kernel_distance
-from sbzoo.metrics.functional.prdc import K, neighbour_metrics
+from sbzoo.metrics.extractors import build_extractor, extractor_name, feature_dims
+from sbzoo.metrics.extractors.base import Extractor, frechet_name, kid_name
+from sbzoo.metrics.features import (
+    BATCH,
+    Features,
+    Source,
+    cached_features,
+    extract_features,
+    open_source,
+)
+from sbzoo.metrics.functional.frechet import frechet_infinity
+from sbzoo.metrics.functional.kid import MIN_IMAGES, kernel_inception_distance
+from sbzoo.metrics.functional.prdc import NEAREST_K, compute_prdc
 from sbzoo.metrics.statistics import FeatureStatistics
 
-NEIGHBOURS = 'precision', 'recall', 'density', 'coverage'
-FEWEST_AT_INFINITY = 20  # the smallest subset, a tenth, is of two
+PRDC = 'precision', 'recall', 'density', 'coverage'
+INFINITY_MIN_IMAGES = 20  # the smallest subset, a tenth, is of two
 
 
-def distance(real: Features, fake: Features) -> float:
-    """The Frechet distance.
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics by name, what they depend on beside the images, and what to be wary of."""
+
+    metrics: dict[str, float]
+    protocol: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rows = {name: f'{value:.4f}' for name, value in self.metrics.items()} | self.protocol
+        width = max(map(len, rows))
+        lines = [f'{name:{width}}  {value}' for name, value in rows.items()]
+        return '\n'.join([*lines, *(f'warning: {warning}' for warning in self.warnings)])
+
+
+def compare(
+    real: str | Path | dict | Source,
+    fake: str | Path | dict | Source | None = None,
+    *,
+    extractor: str = 'inception',
+    weights: str | Path | None = None,
+    kid: bool = False,
+    prdc: bool = False,
+    infinity: bool = False,
+    save_stats: str | Path | None = None,
+    batch_size: int = BATCH,
+    workers: int = 0,
+) -> Comparison:
+    """Compare two sets of images; the features of `real` are kept in the cache.
+
+    Args:
+        real: A folder, an .npz file of statistics, the config of a data set, or what `open_source`
+            makes of these.
+        fake: The generated images, likewise; None only saves the statistics of `real`.
+        extractor: `inception` (FID), `inception:64`, `timm:MODEL` or `digits`.
+        weights: The file of its weights, where it is not the usual one.
+        kid: Whether to compute KID, which is unbiased for few images too.
+        prdc: Whether to compute precision, recall, density and coverage.
+        infinity: Whether to extrapolate the Frechet distance to infinitely many fakes.
+        save_stats: The .npz file to write the statistics of `real` to.
+        batch_size: Images at once.
+        workers: Processes that read image files.
 
     Raises:
-        UserError: The statistics are of different features.
+        UserError: An input is missing, broken, or not what the options need.
     """
-    one, other = real.statistics, fake.statistics
-    one.require(other.d, other.extractor)
-    return frechet_distance(one.mean, one.cov, other.mean, other.cov)
+    asked = dict(kid=kid, prdc=prdc, infinity=infinity)
+    _check_options(real, fake, save_stats, **asked)
+    spec = extractor_name(extractor)
+    sources = [open_source(source) for source in (real, fake) if source is not None]
+    network = _build_network(spec, weights, sources)
+    loading = dict(batch_size=batch_size, workers=workers)
+    reals = cached_features(sources[0], network, keep=kid or prdc, **loading)
+    if save_stats:
+        reals.statistics.save(save_stats)
+    protocol = dict(extractor=network.protocol if network else spec, real=_count(real, reals))
+    if fake is None:
+        return Comparison({}, protocol)
+    fakes = extract_features(sources[1], network, keep=kid or prdc or infinity, **loading)
+    protocol['fake'] = _count(fake, fakes)
+    metrics, warnings = compare_features(spec, reals, fakes, **asked)
+    return Comparison(metrics, protocol, warnings)
 
 
-def kernel(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
-    """Mean and spread of the kernel distance over 100 subsets, under their names."""
-    mean, spread = kernel_distance(real, fake)
-    return {kernel_name(spec): mean, f'{kernel_name(spec)}-std': spread}
+def compare_features(
+    spec: str,
+    real: Features,
+    fake: Features,
+    *,
+    kid: bool = False,
+    prdc: bool = False,
+    infinity: bool = False,
+    strict: bool = True,
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Compare the features of two sets of images.
+
+    Args:
+        spec: The name of their extractor, by which metrics are named.
+        real: Of the real images.
+        fake: Of the generated images.
+        kid: Whether to compute KID; needs each feature of both, as `prdc` does.
+        prdc: Whether to compute precision, recall, density and coverage.
+        infinity: Whether to extrapolate the Frechet distance; needs each feature of `fake`.
+        strict: False leaves out, with a warning, KID and PRDC where there are too few images.
+
+    Returns:
+        Metrics by name, and warnings.
+
+    Raises:
+        UserError: The statistics are of different features, or there are too few images.
+    """
+    name, warnings = frechet_name(spec), [small_sample(spec, real.statistics, fake.statistics)]
+    if not strict and (kid or prdc):
+        n = min(len(real.each), len(fake.each))
+        kid, prdc = kid and n >= MIN_IMAGES, prdc and n > NEAREST_K
+        warnings.append(_too_few(spec, n))
+    metrics = {name: real.statistics.frechet_distance(fake.statistics)}
+    if infinity:
+        metrics[f'{name}-infinity'] = fid_infinity(real.statistics, fake.each)
+    if kid:
+        mean, spread = kernel_inception_distance(real.each, fake.each)
+        metrics |= {kid_name(spec): mean, f'{kid_name(spec)}-std': spread}
+    if prdc:
+        metrics |= compute_prdc(real.each, fake.each)
+    return metrics, tuple(warning for warning in warnings if warning)
 
 
-def of_each(spec: str, real: Tensor, fake: Tensor) -> dict[str, float]:
-    """The metrics that take each feature; without those that `too_few` names."""
-    n = min(len(real), len(fake))
-    found = kernel(spec, real, fake) if n >= FEWEST else {}
-    return found | (neighbour_metrics(real, fake) if n > K else {})
+def fid_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15) -> float:
+    """FID-infinity: the Frechet distance of infinitely many fakes.
 
-
-def too_few(spec: str, real: Tensor, fake: Tensor) -> str | None:
-    """Which metrics the smaller set has too few images for, or None."""
-    n = min(len(real), len(fake))
-    least = {kernel_name(spec): FEWEST, ', '.join(NEIGHBOURS): K + 1}
-    missing = [f'{name} (from {m} images on)' for name, m in least.items() if n < m]
-    return f'{n} images, so without {" and ".join(missing)}' if missing else None
-
-
-def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15) -> float:
-    """The Frechet distance that ever more fakes would have, from subsets of those there are.
+    Chong and Forsyth 2020, arXiv 1911.07023.
 
     Args:
         real: Statistics of the real images.
@@ -59,18 +151,20 @@ def distance_at_infinity(real: FeatureStatistics, fake: Tensor, points: int = 15
             with fewer the bias is no line yet.
 
     Raises:
-        UserError: There are fewer than `FEWEST_AT_INFINITY` fakes.
+        UserError: There are fewer than `INFINITY_MIN_IMAGES` fakes.
     """
     n, d = fake.shape
-    if n < FEWEST_AT_INFINITY:
-        raise UserError(f'{n} images: --infinity takes {FEWEST_AT_INFINITY} generated ones or more')
+    if n < INFINITY_MIN_IMAGES:
+        raise UserError(
+            f'{n} images: --infinity takes {INFINITY_MIN_IMAGES} generated ones or more'
+        )
     fewest = max(n // 10, min(2 * d, n // 2), 2)
     generator = torch.Generator().manual_seed(0)
     distances = {}
     for size in torch.linspace(fewest, n, points).long().unique().tolist():
         subset = fake[torch.randperm(n, generator=generator)[:size]]
         sample = Features.of(subset, real.extractor)
-        distances[size] = distance(Features(real), sample)
+        distances[size] = real.frechet_distance(sample.statistics)
     return frechet_infinity(distances)
 
 
@@ -81,7 +175,57 @@ def small_sample(spec: str, *sets: FeatureStatistics) -> str | None:
     if n is None or n > d:
         return None
     return (
-        f'{distance_name(spec)} of {n:,} images: the covariance of {d:,} dimensions has rank '
+        f'{frechet_name(spec)} of {n:,} images: the covariance of {d:,} dimensions has rank '
         f'{n - 1:,}, and the distance is far too large; give more than {d:,} images, or take '
         'the kernel distance'
     )
+
+
+def _too_few(spec: str, n: int) -> str | None:
+    """Which metrics n images are too few for, or None."""
+    least = {kid_name(spec): MIN_IMAGES, ', '.join(PRDC): NEAREST_K + 1}
+    missing = [f'{name} (from {m} images on)' for name, m in least.items() if n < m]
+    return f'{n} images, so without {" and ".join(missing)}' if missing else None
+
+
+def _check_options(
+    real: object, fake: object, save_stats: str | Path | None, **asked: bool
+) -> None:
+    """Check that the options and the inputs go together, before any work."""
+    if fake is None and not save_stats:
+        raise UserError('give FAKE to compare REAL with, or --save-stats OUT.npz')
+    if save_stats and Path(save_stats).suffix != '.npz':
+        raise UserError(f'{save_stats}: statistics are written to a file named .npz')
+    if save_stats and Path(save_stats).exists():
+        raise UserError(f'{save_stats}: exists already')
+    for option, is_asked in asked.items():
+        for source in (fake,) if option == 'infinity' else (fake, real):
+            if is_asked and (source is None or _is_statistics(source)):
+                raise UserError(
+                    f'--{option} needs images of both, and statistics are none: {source}'
+                )
+
+
+def _is_statistics(source: object) -> bool:
+    return isinstance(source, FeatureStatistics) or str(source).endswith('.npz')
+
+
+def _build_network(
+    spec: str, weights: str | Path | None, sources: list[Source]
+) -> Extractor | None:
+    """The extractor, unless all sources are statistics; these are checked to be of its features."""
+    statistics = [source for source in sources if isinstance(source, FeatureStatistics)]
+    for source in statistics:  # before weights are downloaded
+        source.require(feature_dims(spec) or source.d, spec)
+    if len(statistics) == len(sources):
+        return None
+    network = build_extractor(spec, weights)
+    for source in statistics:
+        source.require(network.d, spec)
+    return network
+
+
+def _count(source: object, features: Features) -> str:
+    """What a set was, and how large."""
+    n = features.statistics.n
+    return f'{source}, {"number unknown" if n is None else f"{n:,} images"}'

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from mmengine.dist import broadcast_object_list, collect_results, get_dist_info, is_main_process
 from mmengine.registry import DATASETS
@@ -18,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sbzoo.errors import UserError
 from sbzoo.files import replacing
+from sbzoo.images import find_images, read_rgb, to_tensor
 from sbzoo.metrics.extractors.base import Extractor
-from sbzoo.metrics.image_files import ImageFiles
 from sbzoo.metrics.statistics import FeatureStatistics
 from sbzoo.paths import cache_dir
 
@@ -42,11 +43,49 @@ class Features:
         return cls(statistics, each)
 
 
+class ImageFiles(Dataset):
+    """Every image in a folder and the folders in it, of any size and mode, as training reads them.
+
+    An item is `dict(inputs=uint8 RGB [3, H, W], img_path=...)`.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        UserError: There is no such folder, or it has fewer than two images.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.paths = find_images(Path(root))
+        if len(self) < 2:
+            name = self.paths[0].name
+            raise UserError(f'{root}: only one image, {name}; a distance takes two or more')
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict:
+        """Read an image.
+
+        Raises:
+            UserError: It is broken.
+        """
+        path = self.paths[index]
+        return dict(inputs=to_tensor(read_rgb(path)), img_path=str(path))
+
+    def digest(self) -> str:
+        """The sha256 over the bytes of all files, which is sooner had than that of their pixels."""
+        digest = sha256(f'to_rgb, Pillow {PIL.__version__}'.encode())  # the reader of the bytes
+        for path in self.paths:
+            digest.update(sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
 Source = FeatureStatistics | Dataset
 
 
-def open_source(source: str | Path | dict) -> Source:
-    """Images or their statistics: a folder, an .npz file, or the config of a data set.
+def open_source(source: str | Path | dict | Source) -> Source:
+    """Images or their statistics, of a folder, an .npz file, or the config of a data set.
 
     Items of a data set are `dict(inputs=uint8 RGB [3, H, W], ...)`.
 
@@ -55,6 +94,8 @@ def open_source(source: str | Path | dict) -> Source:
     """
     if isinstance(source, dict):
         return DATASETS.build(source)
+    if isinstance(source, (FeatureStatistics, Dataset)):
+        return source
     if Path(source).suffix == '.npz':
         return FeatureStatistics.load(source)
     if not Path(source).exists():
@@ -62,8 +103,8 @@ def open_source(source: str | Path | dict) -> Source:
     return ImageFiles(source)
 
 
-def measure(
-    source: Source, extractor: Extractor, keep: bool, batch: int = BATCH, workers: int = 0
+def extract_features(
+    source: Source, extractor: Extractor, keep: bool, batch_size: int = BATCH, workers: int = 0
 ) -> Features:
     """The features of a source; each rank takes its share of the images.
 
@@ -71,7 +112,7 @@ def measure(
         source: What `open_source` returns; statistics stay as they are.
         extractor: What makes features of images.
         keep: Whether each feature is kept, or only mean and covariance (O(d^2) memory).
-        batch: Images at once.
+        batch_size: Images at once.
         workers: Processes that read image files.
 
     Raises:
@@ -82,7 +123,7 @@ def measure(
     rank, world = get_dist_info()
     share = Subset(_Readable(source), range(rank, len(source), world))
     workers = workers if isinstance(source, ImageFiles) else 0  # other images are in memory
-    loader = DataLoader(share, batch, num_workers=workers, collate_fn=list)
+    loader = DataLoader(share, batch_size, num_workers=workers, collate_fn=list)
     statistics, kept, broken = FeatureStatistics(extractor.d, extractor.spec), [], []
     for items in _shown(loader, rank):
         broken += [item for item in items if isinstance(item, str)]
@@ -98,8 +139,8 @@ def measure(
     return Features(statistics, each and torch.from_numpy(np.stack(each)))
 
 
-def measure_once(source: Source, extractor: Extractor, keep: bool, **options: int) -> Features:
-    """As `measure`; the outcome is kept in the cache under the content of source and extractor."""
+def cached_features(source: Source, extractor: Extractor, keep: bool, **options: int) -> Features:
+    """As `extract_features`, kept in the cache under the content of source and extractor."""
     if isinstance(source, FeatureStatistics):
         return Features(source)
     key = sha256(f'{_digest(source)} {extractor.protocol} {extractor.sha256}'.encode()).hexdigest()
@@ -107,7 +148,7 @@ def measure_once(source: Source, extractor: Extractor, keep: bool, **options: in
     found = [path.is_file()]
     broadcast_object_list(found)  # so that all ranks take the same way
     if not found[0]:
-        features = measure(source, extractor, keep, **options)
+        features = extract_features(source, extractor, keep, **options)
         if is_main_process():
             _write(path, features)
         return features

@@ -13,10 +13,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
-from sbzoo.metrics.compare import NEIGHBOURS, distance, of_each, small_sample, too_few
-from sbzoo.metrics.extractors.base import distance_name, kernel_name
-from sbzoo.metrics.extractors.timm import build_extractor, canonical
-from sbzoo.metrics.features import Features, Source, measure_once, open_source
+from sbzoo.metrics.compare import PRDC, compare_features
+from sbzoo.metrics.extractors import build_extractor, extractor_name
+from sbzoo.metrics.extractors.base import frechet_name, kid_name
+from sbzoo.metrics.features import Features, Source, cached_features, open_source
 from sbzoo.metrics.statistics import FeatureStatistics
 
 
@@ -52,7 +52,7 @@ class FrechetDistance(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device, prefix='unused')  # without one mmengine warns
-        self.prefix, self.said = prefix, False
+        self.prefix, self.logged = prefix, False
         self.sources: list[Source] = [open_source(s) for s in (real, held_out) if s is not None]
         self.extractor = build_extractor(extractor, weights)
         if isinstance(self.sources[0], FeatureStatistics):
@@ -67,10 +67,11 @@ class FrechetDistance(BaseMetric):
         **_: Any,
     ) -> tuple[str, ...]:
         """The names of the metrics of a config, given images enough, without building anything."""
-        name, kid = distance_name(canonical(extractor)), kernel_name(canonical(extractor))
+        spec = extractor_name(extractor)
+        name, kid = frechet_name(spec), kid_name(spec)
         keys = [name]
         if isinstance(real, dict) or Path(real).suffix != '.npz':
-            keys += [kid, f'{kid}-std', *NEIGHBOURS]
+            keys += [kid, f'{kid}-std', *PRDC]
         if held_out is not None:
             keys.append(f'{name}-real')
         return tuple(f'{prefix}/{key}' if prefix else key for key in keys)
@@ -89,33 +90,30 @@ class FrechetDistance(BaseMetric):
     def reference(self) -> tuple[Features, float | None]:
         """The features of the real images, and the distance of the others that were held out."""
         keep = not isinstance(self.sources[0], FeatureStatistics)
-        real = measure_once(self.sources[0], self.extractor, keep)
+        real = cached_features(self.sources[0], self.extractor, keep)
         if len(self.sources) == 1:
             return real, None
-        held_out = measure_once(self.sources[1], self.extractor, keep=False)
-        return real, distance(real, held_out)
+        held_out = cached_features(self.sources[1], self.extractor, keep=False)
+        return real, real.statistics.frechet_distance(held_out.statistics)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """All metrics, from the features [d] of each generated image."""
         real, between_real = self.reference
-        spec = self.extractor.spec
+        spec, each = self.extractor.spec, real.each is not None
         fake = Features.of(torch.stack([torch.as_tensor(row) for row in results]), spec)
-        self._say_once(real, fake)
-        metrics = {distance_name(spec): distance(real, fake)}
-        if real.each is not None:
-            metrics |= of_each(spec, real.each, fake.each)
+        metrics, warnings = compare_features(spec, real, fake, kid=each, prdc=each, strict=False)
+        self._log_once(real, fake, warnings)
         if between_real is not None:
-            metrics[f'{distance_name(spec)}-real'] = between_real
+            metrics[f'{frechet_name(spec)}-real'] = between_real
         return metrics
 
-    def _say_once(self, real: Features, fake: Features) -> None:
+    def _log_once(self, real: Features, fake: Features, warnings: tuple[str, ...]) -> None:
         """The protocol, and warnings if there are too few images."""
-        if self.said:
+        if self.logged:
             return
-        self.said = True
-        spec, sets = self.extractor.spec, (real.statistics, fake.statistics)
-        counts = f'{sets[0].n or "?"} real and {sets[1].n} generated images'
-        print_log(f'{distance_name(spec)}: {counts}; {self.extractor.protocol}', 'current')
-        left_out = None if real.each is None else too_few(spec, real.each, fake.each)
-        for warning in filter(None, (small_sample(spec, *sets), left_out)):
+        self.logged = True
+        counts = f'{real.statistics.n or "?"} real and {fake.statistics.n} generated images'
+        name = frechet_name(self.extractor.spec)
+        print_log(f'{name}: {counts}; {self.extractor.protocol}', 'current')
+        for warning in warnings:
             print_log(warning, 'current', logging.WARNING)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 from sbzoo.files import replacing
+from sbzoo.metrics.functional.frechet import frechet_distance
 
 
 class FeatureStatistics:
@@ -95,6 +96,15 @@ class FeatureStatistics:
                 f'{self.path}: features of {self.d} dimensions, not of {d}'
                 + (f' as {extractor} has' if extractor else '')
             )
+
+    def frechet_distance(self, other: FeatureStatistics) -> float:
+        """The Frechet distance to other statistics of the same extractor.
+
+        Raises:
+            UserError: They are of another one.
+        """
+        self.require(other.d, other.extractor)
+        return frechet_distance(self.mean, self.cov, other.mean, other.cov)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz file as pytorch-fid does (`mu`, `sigma`), with `n` and `extractor` too.

@@ -53,12 +53,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.metrics.compare_tool import evaluate, show
-    from sbzoo.zoo.samples import open_source
+    from sbzoo.metrics.compare import compare
+    from sbzoo.zoo.samples import open_card
 
     with redirect_stdout(sys.stderr):  # what libraries say is not the result
-        report = evaluate(args, lambda source: open_source(source, args.num))
+        comparison = compare(
+            *(open_card(source, args.num) for source in (args.real, args.fake) if source),
+            extractor=f'{args.extractor}:{args.dims}' if args.dims else args.extractor,
+            weights=args.weights,
+            kid=args.kid,
+            prdc=args.prdc,
+            infinity=args.infinity,
+            save_stats=args.save_stats,
+            batch_size=args.batch_size,
+            workers=args.num_workers,
+        )
     if args.json:
+        warning = '; '.join(comparison.warnings) or None
+        report = dict(metrics=comparison.metrics, protocol=comparison.protocol, warning=warning)
         print(json.dumps(report, indent=1))
     else:
-        show(report)
+        print(comparison)

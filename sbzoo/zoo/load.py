@@ -22,7 +22,6 @@ from sbzoo.checkpoint.cards import TASKS, Card, card
 from sbzoo.checkpoint.io import check_weights, read_checkpoint
 from sbzoo.checkpoint.key_maps import GENERATOR, own_keys
 from sbzoo.checkpoint.resolve import CARD, fetch
-from sbzoo.data.image_folder import fit
 from sbzoo.engine.options.data import leaf
 from sbzoo.engine.options.read import load_config, norm_of
 from sbzoo.engine.runner import unwrapped
@@ -30,8 +29,7 @@ from sbzoo.engine.sampling import sample
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
-from sbzoo.gan.preprocessor import to_uint8
-from sbzoo.images import to_rgb
+from sbzoo.images import center_crop, to_plus_minus_one, to_rgb, to_tensor, to_uint8
 from sbzoo.norm.key_names import accept_published_names
 from sbzoo.paths import ROOT
 
@@ -132,9 +130,9 @@ class Translator:
         Raises:
             UserError: There is no such image, or these are no such pixels.
         """
-        square = fit(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
-        inputs = pixels.to(self.model.data_preprocessor.device) / 127.5 - 1
+        square = center_crop(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
+        pixels = to_tensor(square)[None].to(self.model.data_preprocessor.device)
+        inputs = to_plus_minus_one(pixels)
         return to_uint8(self.model.translate(inputs))[0].cpu()
 
 

@@ -7,7 +7,6 @@ from torch.utils.data import Dataset
 from sbzoo.checkpoint.resolve import CARD
 from sbzoo.data.datasets import cycled_labels
 from sbzoo.errors import UserError
-from sbzoo.metrics import features
 from sbzoo.zoo.load import Generator, load
 
 BATCH = 64  # images sampled at once
@@ -28,7 +27,7 @@ class CardSamples(Dataset):
     """
 
     def __init__(self, name: str, num: int) -> None:
-        self.num, self._start, self._images = num, -1, None
+        self.name, self.num, self._start, self._images = name, num, -1, None
         self.generator = load(name)
         if not isinstance(self.generator, Generator):
             raise UserError(
@@ -38,6 +37,9 @@ class CardSamples(Dataset):
 
     def __len__(self) -> int:
         return self.num
+
+    def __str__(self) -> str:
+        return f'{CARD}{self.name}'
 
     def __getitem__(self, index: int) -> dict:
         """Sample the batch that an image is in, unless it is there."""
@@ -50,12 +52,10 @@ class CardSamples(Dataset):
         return dict(inputs=self._images[index - start])
 
 
-def open_source(source: str, num: int) -> features.Source:
-    """A folder, an .npz file of statistics, or `num` images of the generator of `card://NAME`.
+def open_card(source: str, num: int) -> str | CardSamples:
+    """`num` images of the generator of `card://NAME`; any other source as it is.
 
     Raises:
-        UserError: There is no such source, or nothing to compare in it.
+        UserError: There is no such card, or it samples nothing.
     """
-    if source.startswith(CARD):
-        return CardSamples(source.removeprefix(CARD), num)
-    return features.open_source(source)
+    return CardSamples(source.removeprefix(CARD), num) if source.startswith(CARD) else source

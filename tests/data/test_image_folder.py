@@ -13,10 +13,10 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from sbzoo.data import image_folder as module
-from sbzoo.data.image_folder import decode, fit, read_image_folder
+from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.data.paired_folders import read_domains, read_pairs
 from sbzoo.errors import UserError
-from sbzoo.images import EXTENSIONS, to_rgb
+from sbzoo.images import EXTENSIONS, center_crop, to_rgb
 
 FLIP = dict(type='mmengine.RandomFlip', prob=0.5)
 
@@ -130,7 +130,7 @@ def test_the_central_square_by_lanczos_filter(shape):
     square = pixels[top : top + 40, left : left + 40].astype(float)
     matrix = lanczos(40, 12)
     expected = np.einsum('yh,xw,hwc->yxc', matrix, matrix, square)
-    found = np.array(fit(Image.fromarray(pixels), 12)).astype(float)
+    found = np.array(center_crop(Image.fromarray(pixels), 12)).astype(float)
     assert np.abs(found - expected).max() <= 1.1  # it is rounded after both
 
 

@@ -15,7 +15,7 @@ from sbzoo.engine import sampling as generate
 from sbzoo.engine.options.read import load_config
 from sbzoo.errors import UserError
 from sbzoo.gan.networks.blocks import ClassEmbedding
-from sbzoo.gan.preprocessor import to_uint8
+from sbzoo.images import to_uint8
 
 
 def model(name: str):

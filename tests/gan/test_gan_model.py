@@ -21,7 +21,8 @@ from sbzoo.gan.ema import RampUpEMA
 from sbzoo.gan.models.gan import GAN
 from sbzoo.gan.models.image_to_image import CycleGAN, ImagePool, Pix2Pix
 from sbzoo.gan.networks.image_to_image import UnetGenerator
-from sbzoo.gan.preprocessor import ImagePreprocessor, to_uint8
+from sbzoo.gan.preprocessor import ImagePreprocessor
+from sbzoo.images import to_uint8
 
 SIZE = 8
 

@@ -26,11 +26,9 @@ import sbzoo
 from sbzoo.checkpoint import cards
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.engine.options.read import load_config
-from sbzoo.metrics.compare import distance
-from sbzoo.metrics.extractors import inception
+from sbzoo.metrics.extractors import build_extractor, extractor_name, inception
 from sbzoo.metrics.extractors.digits import CARD, DigitClassifier
 from sbzoo.metrics.extractors.inception import Inception
-from sbzoo.metrics.extractors.timm import build_extractor, canonical
 from sbzoo.metrics.features import Features, open_source
 from sbzoo.metrics.generative import FrechetDistance
 from sbzoo.metrics.statistics import FeatureStatistics
@@ -378,10 +376,10 @@ def test_timm_with_local_weights(tmp_path):
 
 
 def test_names():
-    assert canonical('inception:2048') == 'inception'
+    assert extractor_name('inception:2048') == 'inception'
     for spec in ('inception:100', 'digits:3', 'timm:', 'timm'):
         with pytest.raises(sbzoo.UserError):
-            canonical(spec)
+            extractor_name(spec)
 
 
 def test_the_digit_classifier_knows_the_digits_that_were_held_out():
@@ -465,7 +463,8 @@ def test_the_metric_equals_the_functions_on_all_features():
     extractor = build_extractor('digits')
     real = Features.of(extractor(metric.sources[0].images), 'digits')
     fake = Features.of(extractor(images), 'digits')
-    assert evaluate(metric, images)['FD-digits'] == pytest.approx(distance(real, fake), rel=1e-6)
+    expected = real.statistics.frechet_distance(fake.statistics)
+    assert evaluate(metric, images)['FD-digits'] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

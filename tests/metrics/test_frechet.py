@@ -9,11 +9,11 @@ from scipy import linalg
 from torch import multiprocessing as mp
 
 import sbzoo
-from sbzoo.metrics.compare import distance_at_infinity, small_sample
+from sbzoo.metrics.compare import fid_infinity, small_sample
 from sbzoo.metrics.features import Features
 from sbzoo.metrics.functional.frechet import frechet_distance, frechet_infinity
-from sbzoo.metrics.functional.kid import kernel_distance
-from sbzoo.metrics.functional.prdc import CHUNK, neighbour_metrics
+from sbzoo.metrics.functional.kid import kernel_inception_distance
+from sbzoo.metrics.functional.prdc import CHUNK, compute_prdc
 from sbzoo.metrics.statistics import FeatureStatistics
 
 
@@ -81,7 +81,7 @@ def test_infinity_takes_away_the_bias_of_few_samples():
     fake = torch.randn(600, 16)
     biased = frechet_distance(real.mean, real.cov, *(x for x in moments(fake)))
     assert biased > 0.1
-    assert abs(distance_at_infinity(real, fake)) < biased / 4
+    assert abs(fid_infinity(real, fake)) < biased / 4
 
 
 def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,10 +137,10 @@ def test_kernel_distance_equals_the_double_sum(n):
         return within - 2 * sum(kernel(a, b) for a in x for b in y) / m**2
 
     if n == 12:  # every pair of subsets of half of them is as likely
-        mean, spread = kernel_distance(x, y, subsets=4000)
+        mean, spread = kernel_inception_distance(x, y, subsets=4000)
         assert mean == pytest.approx(mmd(x, y), abs=4 * spread / 4000**0.5)
     else:  # a subset of four, drawn again here
-        mean, spread = kernel_distance(x, y, subsets=1, size=4, seed=3)
+        mean, spread = kernel_inception_distance(x, y, subsets=1, size=4, seed=3)
         generator = torch.Generator().manual_seed(3)
         first, second = (torch.randperm(n, generator=generator)[:4] for _ in range(2))
         assert mean == pytest.approx(mmd(x[first].double(), y[second].double()))
@@ -148,14 +148,14 @@ def test_kernel_distance_equals_the_double_sum(n):
 
 
 def test_kernel_distance_has_no_bias():
-    mean, spread = kernel_distance(torch.randn(400, 8), torch.randn(300, 8))
+    mean, spread = kernel_inception_distance(torch.randn(400, 8), torch.randn(300, 8))
     assert abs(mean) < 0.1 < spread * 10
-    assert kernel_distance(torch.randn(400, 8), torch.randn(300, 8) + 1)[0] > 1
+    assert kernel_inception_distance(torch.randn(400, 8), torch.randn(300, 8) + 1)[0] > 1
     with pytest.raises(sbzoo.UserError, match='of 3 and 9 images; 4 are needed'):
-        kernel_distance(torch.randn(3, 2), torch.randn(9, 2))
+        kernel_inception_distance(torch.randn(3, 2), torch.randn(9, 2))
 
 
-def slow_neighbour_metrics(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
+def slow_prdc(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     """As the papers have it, a pair at a time."""
 
     def radius(x, i):
@@ -173,31 +173,31 @@ def slow_neighbour_metrics(real: np.ndarray, fake: np.ndarray, k: int) -> dict[s
     )
 
 
-def test_neighbour_metrics_equal_the_papers_formulas():
+def test_prdc_equal_the_papers_formulas():
     real, fake = torch.randn(40, 3), torch.randn(30, 3) * 0.7 + 0.6
-    got = neighbour_metrics(real, fake, k=3)
-    expected = slow_neighbour_metrics(real.numpy(), fake.numpy(), k=3)
+    got = compute_prdc(real, fake, k=3)
+    expected = slow_prdc(real.numpy(), fake.numpy(), k=3)
     assert got == pytest.approx(expected)
     assert all(0.1 < value < 1.5 and value != 1 for value in expected.values()), expected
 
 
-def test_neighbour_metrics_do_not_depend_on_chunks(monkeypatch):
+def test_prdc_do_not_depend_on_chunks(monkeypatch):
     real, fake = torch.randn(70, 3), torch.randn(50, 3) + 0.5
     assert max(len(real), len(fake)) < CHUNK
-    whole = neighbour_metrics(real, fake)
+    whole = compute_prdc(real, fake)
     monkeypatch.setattr('sbzoo.metrics.functional.prdc.CHUNK', 16)
-    assert neighbour_metrics(real, fake) == pytest.approx(whole)
+    assert compute_prdc(real, fake) == pytest.approx(whole)
 
 
-def test_neighbour_metrics_tell_collapse_from_noise():
+def test_prdc_tell_collapse_from_noise():
     real = torch.randn(300, 4)
-    collapsed = neighbour_metrics(real, real[:10].repeat(30, 1) + torch.randn(300, 4) * 1e-3)
+    collapsed = compute_prdc(real, real[:10].repeat(30, 1) + torch.randn(300, 4) * 1e-3)
     assert collapsed['precision'] > 0.9
     assert max(collapsed['recall'], collapsed['coverage']) < 0.3
-    far = neighbour_metrics(real, torch.randn(300, 4) + 100)
+    far = compute_prdc(real, torch.randn(300, 4) + 100)
     assert set(far.values()) == {0}
     with pytest.raises(sbzoo.UserError, match='5 neighbours in 5 and 9 images'):
-        neighbour_metrics(torch.randn(5, 2), torch.randn(9, 2))
+        compute_prdc(torch.randn(5, 2), torch.randn(9, 2))
 
 
 def test_warns_of_a_singular_covariance_with_its_rank():

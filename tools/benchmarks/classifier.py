@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sbzoo.files import write
+from sbzoo.images import to_plus_minus_one
 from sbzoo.metrics.extractors.digits import CARD, SIZE, DigitClassifier
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
@@ -106,4 +107,4 @@ def augment(images: Tensor) -> Tensor:
 @torch.no_grad()
 def evaluate(model: DigitClassifier, images: Tensor, labels: Tensor) -> float:
     """The part of the images that is classified rightly."""
-    return (model(images / 127.5 - 1).argmax(1) == labels).double().mean().item()
+    return (model(to_plus_minus_one(images)).argmax(1) == labels).double().mean().item()

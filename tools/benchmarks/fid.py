@@ -27,9 +27,8 @@ from benchmarks.memory import resident
 from sbzoo.metrics.extractors import inception
 from sbzoo.metrics.extractors.base import Extractor
 from sbzoo.metrics.extractors.inception import Inception
-from sbzoo.metrics.features import measure
+from sbzoo.metrics.features import ImageFiles, extract_features
 from sbzoo.metrics.functional.frechet import frechet_distance
-from sbzoo.metrics.image_files import ImageFiles
 from sbzoo.tools.cli import positive_int
 
 D, BATCH = 2048, 50  # features of FID, and pytorch-fid's default batch
@@ -74,7 +73,7 @@ def images_a_second(images: int, rounds: int) -> Pair:
         theirs.resize_input = True
 
         def by_sbzoo() -> np.ndarray:
-            return measure(ImageFiles(files[0].parent), ours, keep=True).each.numpy()
+            return extract_features(ImageFiles(files[0].parent), ours, keep=True).each.numpy()
 
         def by_peer() -> np.ndarray:
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
@@ -130,7 +129,7 @@ def _peak(side: str, features: int) -> int:
     images, network = Blanks(features), Noise()
     before = resident('VmRSS', reset_peak=True)
     if side == 'sbzoo':
-        _ = measure(images, network, keep=False, batch=BATCH).statistics.cov
+        _ = extract_features(images, network, keep=False, batch_size=BATCH).statistics.cov
     else:
         with (
             mock.patch.object(peer, 'ImagePathDataset', return_value=Pixels(features)),

@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from sbzoo.gan.preprocessor import to_uint8
+from sbzoo.images import to_uint8
 
 Losses = dict[str, Tensor]
 

@@ -53,7 +53,7 @@ class Extractor(nn.Module):
         return torch.cat(features) if features else torch.empty(0, self.d)
 
 
-def distance_name(spec: str) -> str:
+def frechet_name(spec: str) -> str:
     """What the Frechet distance on an extractor's features is called.
 
     FID is that of the Inception of 2015-12-05 at 2048 dimensions, and of nothing else.
@@ -61,9 +61,9 @@ def distance_name(spec: str) -> str:
     return 'FID' if spec == 'inception' else f'FD-{spec.replace(":", "-")}'
 
 
-def kernel_name(spec: str) -> str:
+def kid_name(spec: str) -> str:
     """What the kernel distance on an extractor's features is called."""
-    return distance_name(spec).replace('FID', 'KID').replace('FD-', 'KID-', 1)
+    return frechet_name(spec).replace('FID', 'KID').replace('FD-', 'KID-', 1)
 
 
 def read_weights(path: str | Path) -> tuple[bytes, str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbzoo.errors import UserError
+from sbzoo.images import to_plus_minus_one
 from sbzoo.metrics.extractors.base import Extractor, read_weights
 from sbzoo.paths import CARDS
 
@@ -69,7 +70,7 @@ class Digits(Extractor):
 
     def prepare(self, image: Tensor) -> Tensor:
         """To [-1, 1] and 32 x 32; images of that size stay as they are."""
-        x = image / 127.5 - 1
+        x = to_plus_minus_one(image)
         if x.shape[2:] == (SIZE, SIZE):
             return x
         return F.interpolate(x, size=(SIZE, SIZE), mode='bilinear', antialias=True)

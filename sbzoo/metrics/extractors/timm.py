@@ -1,4 +1,4 @@
-"""The extractors by name."""
+"""The pooled features of any network of timm."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ from pathlib import Path
 import safetensors.torch
 import timm
 import torch
-from mmengine.device import get_device
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sbzoo.errors import UserError
 from sbzoo.metrics.extractors.base import Extractor, read_weights
-from sbzoo.metrics.extractors.digits import Digits
-from sbzoo.metrics.extractors.inception import Inception, inception_dims
-
-SPECS = {
-    'inception': 'FID; inception:64, :192 and :768 are earlier layers, and no FID',
-    'digits': 'FD-digits, of the digit classifier that sbzoo embeds',
-    'timm:MODEL': 'FD-timm-MODEL, of any network of timm; its weights are a local file',
-}
 
 
 class Timm(Extractor):
@@ -60,52 +51,6 @@ class Timm(Extractor):
     def embed(self, x: Tensor) -> Tensor:
         """What the network has before its classifier."""
         return self.net(x)
-
-
-def canonical(spec: str) -> str:
-    """The name of an extractor as numbers carry it: `inception:2048` is `inception`.
-
-    Raises:
-        UserError: There is no such extractor.
-    """
-    kind, _, detail = spec.partition(':')
-    if kind == 'inception':
-        return 'inception' if dims(spec) == 2048 else spec
-    if spec != 'digits' and (kind != 'timm' or not detail):
-        raise UserError(f'no extractor {spec!r}; there are {", ".join(SPECS)}')
-    return spec
-
-
-def dims(spec: str) -> int | None:
-    """The dimensions of an extractor's features, where its name tells them.
-
-    Raises:
-        UserError: Inception has no such features.
-    """
-    kind, _, detail = spec.partition(':')
-    if kind == 'inception':
-        return inception_dims(detail or '2048')
-    return Digits.d if kind == 'digits' else None
-
-
-def build_extractor(spec: str, weights: str | Path | None = None) -> Extractor:
-    """An extractor, in evaluation mode, on the device that mmengine chooses.
-
-    Args:
-        spec: `inception`, `inception:64`, `timm:MODEL` or `digits`.
-        weights: The file of its weights, where it is not the usual one.
-
-    Raises:
-        UserError: No such extractor, or no such weights.
-    """
-    kind, _, detail = canonical(spec).partition(':')
-    if kind == 'timm':
-        extractor = Timm(detail, weights)
-    elif kind == 'inception':
-        extractor = Inception(weights, dims(spec))
-    else:
-        extractor = Digits(weights)
-    return extractor.eval().requires_grad_(False).to(get_device())
 
 
 def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:

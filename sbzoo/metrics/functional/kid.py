@@ -7,10 +7,10 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
-FEWEST = 4  # images of either set
+MIN_IMAGES = 4  # images of either set
 
 
-def kernel_distance(
+def kernel_inception_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """KID: the squared maximum mean discrepancy under (x . y / d + 1)^3; 1801.01401.
@@ -26,11 +26,11 @@ def kernel_distance(
         Mean and standard deviation over the subsets; the mean of equal distributions is 0.
 
     Raises:
-        UserError: There are fewer than `FEWEST` of either.
+        UserError: There are fewer than `MIN_IMAGES` of either.
     """
-    if min(len(real), len(fake)) < FEWEST:
+    if min(len(real), len(fake)) < MIN_IMAGES:
         raise UserError(
-            f'a kernel distance of {len(real)} and {len(fake)} images; {FEWEST} are needed'
+            f'a kernel distance of {len(real)} and {len(fake)} images; {MIN_IMAGES} are needed'
         )
     size = min(size, len(real) // 2, len(fake) // 2)
     generator = torch.Generator().manual_seed(seed)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
-K = 5  # neighbours
+NEAREST_K = 5  # neighbours
 CHUNK = 1024  # features whose distances to all others are held at once
 
 
-def neighbour_metrics(real: Tensor, fake: Tensor, k: int = K) -> dict[str, float]:
+def compute_prdc(real: Tensor, fake: Tensor, k: int = NEAREST_K) -> dict[str, float]:
     """Precision and recall (1904.06991), density and coverage (2002.09797).
 
     A feature's ball reaches to its k-th nearest neighbour in its own set. Precision: the part of
