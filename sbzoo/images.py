@@ -1,4 +1,7 @@
-"""Image files: where they are in a folder, and their pixels in RGB; in training and in FID."""
+"""Image files: found in a folder, read as RGB, centre cropped, scaled to [-1, 1] and back.
+
+Training, evaluation and FID read every picture by these functions.
+"""
 
 from __future__ import annotations
 

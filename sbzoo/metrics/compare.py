@@ -177,7 +177,7 @@ def small_sample(spec: str, *sets: FeatureStatistics) -> str | None:
     return (
         f'{frechet_name(spec)} of {n:,} images: the covariance of {d:,} dimensions has rank '
         f'{n - 1:,}, and the distance is far too large; give more than {d:,} images, or take '
-        'the kernel distance'
+        'KID'
     )
 
 

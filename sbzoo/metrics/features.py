@@ -1,4 +1,4 @@
-"""The features of a set of images, made once."""
+"""Feature extraction: images to features, with a cache by content."""
 
 from __future__ import annotations
 

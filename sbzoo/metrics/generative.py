@@ -1,4 +1,4 @@
-"""Generated images against real ones, as a metric of mmengine."""
+"""FID, KID, precision, recall, density and coverage as a metric of mmengine."""
 
 from __future__ import annotations
 

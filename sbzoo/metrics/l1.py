@@ -1,4 +1,4 @@
-"""How far translations are from the images that they should be."""
+"""L1 distance between translated images and their targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.registry import METRICS
 
 @METRICS.register_module()
 class PairDistance(BaseMetric):
-    """Mean absolute difference of `fake_img` and `target_img`, of 255."""
+    """L1: the mean absolute difference of `fake_img` and `target_img`, of 255."""
 
     @staticmethod
     def keys_of(**_: object) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, over batches and ranks, and as pytorch-fid's files."""
+"""Streaming mean and covariance of features, over batches and ranks, and in pytorch-fid's files."""
 
 from __future__ import annotations
 

@@ -46,9 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--batch-size', type=cli.positive_int, default=50, metavar='N', help='images (50)')
     add('--num-workers', type=int, default=min(8, os.cpu_count()), metavar='N')
     add('--save-stats', metavar='OUT.npz', help='keep the statistics of REAL')
-    add('--kid', action='store_true', help='kernel distance: unbiased, for few images too')
-    add('--prdc', action='store_true', help='precision, recall, density, coverage')
-    add('--infinity', action='store_true', help='FID extrapolated to ever more generated images')
+    add('--kid', action='store_true', help='KID (unbiased MMD), for few images too')
+    add('--prdc', action='store_true', help='k-NN precision and recall, density, coverage')
+    add(
+        '--infinity',
+        action='store_true',
+        help='FID-infinity: of infinitely many generated images',
+    )
     add('--json', action='store_true', help='print JSON instead of a table')
 
 

@@ -325,7 +325,7 @@ def test_weights_are_downloaded_whole_and_of_the_right_hash_or_not_at_all(
     monkeypatch.setattr(inception, 'URL', f'{address}/inception.pth')
     folder = tmp_path / 'torch/hub/checkpoints'
     with pytest.raises(
-        sbzoo.UserError, match=r'cannot be had \(File not found\); download http.* put it'
+        sbzoo.UserError, match=r'could not be downloaded \(File not found\); download http.* put it'
     ):
         inception.cached_weights()
     (root / 'inception.pth').write_bytes(b'something else')

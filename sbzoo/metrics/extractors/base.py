@@ -1,4 +1,4 @@
-"""What turns images into features."""
+"""The base class of feature extractors, and the names of metrics on their features."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Extractor(nn.Module):
 def frechet_name(spec: str) -> str:
     """What the Frechet distance on an extractor's features is called.
 
-    FID is that of the Inception of 2015-12-05 at 2048 dimensions, and of nothing else.
+    FID (Heusel et al. 2017) is that of the Inception of 2015-12-05 at 2048 dimensions alone.
     """
     return 'FID' if spec == 'inception' else f'FD-{spec.replace(":", "-")}'
 
 
 def kid_name(spec: str) -> str:
-    """What the kernel distance on an extractor's features is called."""
+    """What KID on an extractor's features is called."""
     return frechet_name(spec).replace('FID', 'KID').replace('FD-', 'KID-', 1)
 
 

@@ -30,7 +30,7 @@ class Inception(Extractor):
         dims: 64, 192, 768 or 2048: features of the first pooling to those of the last.
 
     Raises:
-        UserError: Other dimensions; the file is not to be had, or is another one.
+        UserError: Other dimensions; the file could not be downloaded, or is another one.
     """
 
     resize = 'bilinear to 299 x 299'
@@ -106,7 +106,7 @@ def cached_weights() -> Path:
         except (URLError, OSError, RuntimeError) as error:
             reason = getattr(error, 'reason', error)
             raise UserError(
-                f'the weights of Inception cannot be had ({reason}); download {URL} and put it to '
-                f'{path}, or give it by --weights'
+                f'the weights of Inception could not be downloaded ({reason}); download '
+                f'{URL} and put it to {path}, or give it by --weights'
             ) from error
     return path

@@ -1,4 +1,4 @@
-"""The Frechet distance between two Gaussians; nothing but arithmetic in float64."""
+"""The Frechet distance between two Gaussians: FID, on Inception features (Heusel et al. 2017)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def frechet_distance(
     mean2: Tensor | np.ndarray,
     cov2: Tensor | np.ndarray,
 ) -> float:
-    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)); Heusel et al. 2017, 1706.08500.
+    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), in float64.
+
+    Heusel et al. 2017, arXiv 1706.08500; it is the squared 2-Wasserstein distance.
 
     With cov = F F^T the trace of the root is the nuclear norm of F1^T F2. Its singular values are
     exact to rounding also where covariances are singular, which the roots of eigenvalues are not
@@ -73,7 +75,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def frechet_infinity(distances: dict[int, float]) -> float:
-    """What the distance tends to with ever more samples; Chong and Forsyth 2020, 1911.07023.
+    """FID-infinity: the distance extrapolated to infinitely many samples.
+
+    Chong and Forsyth 2020, arXiv 1911.07023.
 
     Its bias is about proportional to 1 / N, so a line is fitted.
 

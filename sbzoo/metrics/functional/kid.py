@@ -1,4 +1,4 @@
-"""The kernel distance, which has no bias however few the images are."""
+"""KID, the kernel inception distance: unbiased MMD, for few images too (Binkowski et al. 2018)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ MIN_IMAGES = 4  # images of either set
 def kernel_inception_distance(
     real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """KID: the squared maximum mean discrepancy under (x . y / d + 1)^3; 1801.01401.
+    """KID: the squared maximum mean discrepancy under the polynomial kernel (x . y / d + 1)^3.
+
+    Binkowski et al. 2018, arXiv 1801.01401.
 
     Args:
         real: Features [N, d].
@@ -29,9 +31,7 @@ def kernel_inception_distance(
         UserError: There are fewer than `MIN_IMAGES` of either.
     """
     if min(len(real), len(fake)) < MIN_IMAGES:
-        raise UserError(
-            f'a kernel distance of {len(real)} and {len(fake)} images; {MIN_IMAGES} are needed'
-        )
+        raise UserError(f'KID of {len(real)} and {len(fake)} images; {MIN_IMAGES} are needed')
     size = min(size, len(real) // 2, len(fake) // 2)
     generator = torch.Generator().manual_seed(seed)
     values = torch.stack(
@@ -48,7 +48,7 @@ def _draw(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate: without the kernel of a feature with itself."""
+    """The unbiased estimate of MMD^2: without the kernel of a feature with itself."""
     n = len(x)
     within = _kernel(x, x), _kernel(y, y)
     return sum((k.sum() - k.trace()) / (n * (n - 1)) for k in within) - 2 * _kernel(x, y).mean()

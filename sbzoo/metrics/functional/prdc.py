@@ -1,4 +1,4 @@
-"""Fidelity and variety apart, by nearest neighbours."""
+"""k-NN precision and recall, density and coverage (PRDC): fidelity apart from diversity."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ CHUNK = 1024  # features whose distances to all others are held at once
 
 
 def compute_prdc(real: Tensor, fake: Tensor, k: int = NEAREST_K) -> dict[str, float]:
-    """Precision and recall (1904.06991), density and coverage (2002.09797).
+    """Improved precision and recall, density and coverage.
 
-    A feature's ball reaches to its k-th nearest neighbour in its own set. Precision: the part of
-    the fakes in some ball of a real; recall: of the reals in some ball of a fake. Density: in how
-    many balls of reals a fake is, over k; coverage: the part of the balls of reals with a fake.
+    Precision and recall: Kynkaanniemi et al. 2019, arXiv 1904.06991; density and coverage: Naeem et
+    al. 2020, arXiv 2002.09797.
+
+    A feature's ball reaches to its k-th nearest neighbour in its own set. Precision: the fraction
+    of fakes in some ball of a real; recall: of reals in some ball of a fake. Density: in how
+    many balls of reals a fake is, over k; coverage: the fraction of the balls of reals with a fake.
 
     Args:
         real: Features [N, d].
