@@ -26,6 +26,7 @@ import sbzoo
 from sbzoo.checkpoint import cards
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.engine.options.read import load_config
+from sbzoo.metrics.compare import compare
 from sbzoo.metrics.extractors import build_extractor, extractor_name, inception
 from sbzoo.metrics.extractors.digits import CARD, DigitClassifier
 from sbzoo.metrics.extractors.inception import Inception
@@ -170,6 +171,18 @@ def test_infinity_takes_enough_images_for_a_line(fid, tmp_path):
     assert status == 0
     found = json.loads(out)['metrics']
     assert found['FD-digits-infinity'] < found['FD-digits']  # the bias is taken away
+
+
+def test_python_gets_what_the_command_line_prints(fid, tmp_path):
+    for name, seed in (('real', 0), ('fake', 1)):
+        write_images(tmp_path / name, 8, size=32, seed=seed)
+    folders = tmp_path / 'real', tmp_path / 'fake'
+    found = compare(*folders, extractor='digits', kid=True, prdc=True)
+    report = json.loads(fid(*folders, '--extractor', 'digits', '--kid', '--prdc', '--json')[1])
+    assert found.metrics == report['metrics']
+    assert found.protocol == report['protocol']
+    assert found.warnings == (report['warning'],)
+    assert len(found.metrics) == 7
 
 
 def test_images_are_found_and_read_as_in_training(tmp_path):
