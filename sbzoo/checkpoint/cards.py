@@ -162,7 +162,8 @@ def card(name: str) -> Card:
 
 
 def _names() -> list[str]:
-    names = sorted(path.parent.name for path in CARDS.glob(f'*/{FILE}'))
+    files = (path for path in CARDS.glob(f'*/{FILE}') if path.parent.name != 'results')
+    names = sorted(path.parent.name for path in files)
     if not names:
         raise UserError(
             f'{CARDS}: no model cards; they and the weights are in the repository of sbzoo, '

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.transfer import LABELS, LR, SCRATCH_LR
-
 from sbzoo.engine.options.read import norm_of
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.result import SCHEDULE
@@ -23,16 +21,23 @@ from sbzoo.zoo.publish import read_run
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
 ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
-
-
 TRANSFER = (
     'An epoch more from a trained batch norm detector, with learning rate '
-    f'{LR:g} an image of the batch; random weights have one epoch, with {SCRATCH_LR:g}'
+    '0.001 an image of the batch; random weights have one epoch, with 0.01'
 )
-VARIANTS = {'': ''} | {start: label.replace('`', '') for start, label in LABELS.items()}
+STARTS = {  # of a run of the transfer benchmark, which its result names; those of others are ''
+    '': '',
+    'trained': 'as trained',
+    'updated': 'statistics of each batch, as in training',
+    'norm_eval': 'statistics frozen in the backbone (norm_eval=True)',
+    'frozen': 'statistics, weight and bias frozen everywhere (fbn)',
+    'copied': 'converted, weight and bias copied',
+    'calibrated': 'converted and calibrated',
+    'scratch': 'random weights',
+}
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A training run with the protocol that its numbers were made by.
 
     Attributes:
@@ -66,10 +71,11 @@ class Run(NamedTuple):
         return f'{self.norm or "none"}, {self.variant}' if self.variant else self.norm or 'none'
 
 
-Cells = dict[tuple[str, int], list[Run]]  # the seeds of a label and a batch
+Experiment = dict[tuple[str, int], list[TrainingRun]]  # the seeds of a label and a batch
+Experiments = dict[tuple[str, str, str, str], Experiment]  # by source, task, model and protocol
 
 
-def read_results(path: Path) -> list[Run]:
+def read_results(path: Path) -> list[TrainingRun]:
     """The runs of a result file, one a line.
 
     Raises:
@@ -79,7 +85,7 @@ def read_results(path: Path) -> list[Run]:
     return [_run(line, f'{path.name}:{i}', path.name) for i, line in enumerate(lines, start=1)]
 
 
-def read_work_dir(folder: Path) -> Run:
+def read_work_dir(folder: Path) -> TrainingRun:
     """The run of a work directory.
 
     Raises:
@@ -102,7 +108,7 @@ def curves_of(folder: Path) -> dict[str, Curve]:
         raise UserError(f'{folder}: scalars.json is broken ({_reason(error)})') from error
 
 
-def _run(text: str, place: str, source: str) -> Run:
+def _run(text: str, place: str, source: str) -> TrainingRun:
     try:
         return _parse(json.loads(text), place, source)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,17 +119,17 @@ def _reason(error: Exception) -> str:
     return f'no {error}' if isinstance(error, KeyError) else str(error)
 
 
-def _parse(line: dict[str, Any], place: str, source: str) -> Run:
+def _parse(line: dict[str, Any], place: str, source: str) -> TrainingRun:
     match = NAME.fullmatch(line['config'])
     model, norm = (match[1], match[2] or '') if match else (line['config'], '')
     start = line.get('start', '')
-    return Run(
+    return TrainingRun(
         place,
         source,
         task=_task(line),
         model=model,
         norm=line.get('norm') or norm,
-        variant=VARIANTS[start],
+        variant=STARTS[start],
         batch=int(line['batch'] if start else line['images_a_step']),
         seed=int(line['seed']),
         protocol=_protocol(line),
@@ -160,17 +166,17 @@ def _finite(name: str, value: Any) -> float:
     return float(value)
 
 
-def experiments(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], Cells]:
-    """Runs that may stand in one table: by source, task, model and protocol.
+def experiments(runs: Sequence[TrainingRun]) -> Experiments:
+    """Runs that may stand in one table.
 
     Raises:
-        UserError: Runs of one cell differ in more than their seed, or not even in that.
+        UserError: Runs of one norm and batch differ in more than their seed, or not even in that.
     """
-    found: dict[tuple[str, str, str, str], Cells] = defaultdict(lambda: defaultdict(list))
-    norms, variants = list(dict.fromkeys(run.norm for run in runs)), list(VARIANTS.values())
+    found: Experiments = defaultdict(lambda: defaultdict(list))
+    norms, variants = list(dict.fromkeys(run.norm for run in runs)), list(STARTS.values())
     for run in sorted(runs, key=lambda r: (norms.index(r.norm), variants.index(r.variant))):
-        cell = found[run.source, run.task, run.model, run.protocol][run.label, run.batch]
-        for other in cell:
+        seeds = found[run.source, run.task, run.model, run.protocol][run.label, run.batch]
+        for other in seeds:
             if other.seed == run.seed:
                 raise UserError(
                     f'{run.place} and {other.place}: both are {run.label} at batch '
@@ -178,5 +184,5 @@ def experiments(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], Cells]:
                 )
             if other.schedule != run.schedule:
                 raise UserError(f'{run.place} and {other.place}: they differ in more than the seed')
-        cell.append(run)
+        seeds.append(run)
     return found

@@ -17,28 +17,29 @@ from sbzoo.paths import CARDS
 from sbzoo.report import plots, tables
 from sbzoo.report.gather import (
     ASIDE,
-    Cells,
-    Run,
+    Experiment,
+    Experiments,
+    TrainingRun,
     curves_of,
     experiments,
     read_results,
     read_work_dir,
 )
-from sbzoo.report.pictures import Picture, embed
-from sbzoo.report.tables import Table
+from sbzoo.report.measurements import COSTS, MEASURED, Measurement, read_measurements
+from sbzoo.report.plots import Picture, embed
+from sbzoo.report.tables import ResultTable
 from sbzoo.zoo.page import picture_of
 
 TEMPLATE = 'page.html.jinja'
 RESULTS = CARDS / 'results'
 PLOTTED = ('box AP', 'mask AP', *tables.LOWER)  # the first words of metrics
-Experiments = dict[tuple[str, str, str, str], Cells]
 
 
 class Block(NamedTuple):
     """What is shown together."""
 
     title: str
-    tables: Sequence[Table] = ()
+    tables: Sequence[ResultTable] = ()
     plots: Sequence[tuple[str, Markup]] = ()  # caption and drawing
     pictures: Sequence[Picture] = ()
 
@@ -56,27 +57,32 @@ class Material(NamedTuple):
     """What a report is made of."""
 
     cards: list[Card]
-    runs: list[Run]
+    runs: list[TrainingRun]
     unfinished: list[Path]  # work directories without a result
+    measured: dict[str, list[Measurement]]  # by benchmark
 
 
 def gather(work_dirs: Sequence[Path], results: Path = RESULTS) -> Material:
-    """Read all model cards, all result files, and some work directories.
+    """Read all model cards, the runs and measurements on record, and some work directories.
 
     Raises:
         UserError: One of them is broken.
     """
-    runs = [run for path in sorted(results.glob('*.jsonl')) for run in read_results(path)]
+    measured = {name: read_measurements(results / f'{name}.jsonl') for name in MEASURED}
+    files = (path for path in sorted(results.glob('*.jsonl')) if path.stem not in MEASURED)
+    runs = [run for path in files for run in read_results(path)]
     finished = [folder for folder in work_dirs if (folder / RESULT).is_file()]
     runs += [read_work_dir(folder) for folder in finished]
-    return Material(list_cards(), runs, [f for f in work_dirs if f not in finished])
+    unfinished = [folder for folder in work_dirs if folder not in finished]
+    return Material(list_cards(), runs, unfinished, measured)
 
 
 def write(material: Material, out: Path) -> tuple[Path, Path]:
     """Write `report.html` and `report.md` to a folder.
 
     Raises:
-        UserError: Runs of one cell differ in more than their seed, or a log or picture is broken.
+        UserError: Runs of one norm and batch differ in more than their seed, or a log or picture
+                is broken.
     """
     chapters = sections(material, out)
     page, text = out / 'report.html', out / 'report.md'
@@ -118,14 +124,14 @@ def sections(material: Material, out: Path) -> list[Section]:
         _curves(found),
         _pictures(material),
         _published(material.cards, found, out),
-        _costs(),
+        _costs(material.measured),
     ]
 
 
 def _results(task: str, title: str, found: Experiments) -> Section:
     blocks = [
-        _experiment(source, model, protocol, cells)
-        for (source, its_task, model, protocol), cells in found.items()
+        _experiment(source, model, protocol, experiment)
+        for (source, its_task, model, protocol), experiment in found.items()
         if its_task == task
     ]
     return Section(task, _capital(title), '', blocks)
@@ -135,32 +141,32 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _experiment(source: str, model: str, protocol: str, cells: Cells) -> Block:
-    table = tables.by_norm_and_batch(f'{model} ({source})', protocol, cells)
+def _experiment(source: str, model: str, protocol: str, experiment: Experiment) -> Block:
+    table = tables.by_norm_and_batch(f'{model} ({source})', protocol, experiment)
     drawn = [
-        _dots(metric, batch, cells)
-        for metric in tables.metrics_of(cells)
+        _dots(metric, batch, experiment)
+        for metric in tables.metrics_of(experiment)
         if metric.startswith(PLOTTED)
-        for batch in tables.batches_of(cells)
+        for batch in tables.batches_of(experiment)
     ]
     return Block(table.title, [table], drawn)
 
 
-def _dots(metric: str, batch: int, cells: Cells) -> tuple[str, Markup]:
+def _dots(metric: str, batch: int, experiment: Experiment) -> tuple[str, Markup]:
     rows = {
         label: numbers
-        for (label, its_batch), cell in cells.items()
-        if its_batch == batch and (numbers := tables.values(cell, metric))
+        for (label, its_batch), runs in experiment.items()
+        if its_batch == batch and (numbers := tables.values(runs, metric))
     }
     better = ' (lower is better)' if metric.startswith(tables.LOWER) else ''
-    texts = [tables.mean_and_spread(numbers, metric) for numbers in rows.values()]
+    texts = [tables.mean_std(numbers, tables.decimals_of(metric)) for numbers in rows.values()]
     return tables.column(metric, batch) + better, plots.dots(rows, texts)
 
 
 def _alphas(found: Experiments) -> Section:
     made = [
-        tables.alphas(f'{model} ({source})', cells)
-        for (source, _, model, _), cells in found.items()
+        tables.alphas(f'{model} ({source})', experiment)
+        for (source, _, model, _), experiment in found.items()
     ]
     blocks = [Block(table.title, [table]) for table in made if table]
     intro = 'Hybrids start at 0.5; means over the seeds.'
@@ -169,11 +175,11 @@ def _alphas(found: Experiments) -> Section:
 
 def _curves(found: Experiments) -> Section:
     blocks = []
-    for (_, _, model, protocol), cells in found.items():
+    for (_, _, model, protocol), experiment in found.items():
         logs = {
             f'{label}, batch {run.batch}, seed {run.seed}': curves_of(run.folder)
-            for (label, _), cell in cells.items()
-            for run in cell
+            for (label, _), runs in experiment.items()
+            for run in runs
             if run.folder
         }
         drawn = {
@@ -229,7 +235,7 @@ def _published(cards: list[Card], found: Experiments, out: Path) -> Section:
     return Section('published', 'Beside published checkpoints', intro, blocks)
 
 
-def _costs() -> Section:
-    blocks = [Block(heading, list(tables.of_readme(heading))) for heading in ('Memory', 'Speed')]
-    blocks = [block for block in blocks if block.tables]
-    return Section('costs', 'Memory and speed', 'As the README has them.', blocks)
+def _costs(measured: dict[str, list[Measurement]]) -> Section:
+    made = {title: tables_of(measured) for title, tables_of in COSTS.items()}
+    blocks = [Block(title, listed) for title, listed in made.items() if listed]
+    return Section('costs', 'Memory and speed', 'Measured by tools/bench.py.', blocks)

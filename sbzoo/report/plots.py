@@ -1,21 +1,29 @@
-"""Plots as HTML with inline SVG: marks at per cent of the width, so that text keeps its size.
+"""Plots as HTML with inline SVG, and images as data URIs.
 
-Colours are the page's, by class, in light and in dark.
+Marks are at per cent of the width, so that text keeps its size. Colours are the page's, by class,
+in light and in dark.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from sbzoo.engine.visualize_curves import Curve
+from sbzoo.errors import UserError
 
 POINTS = 120  # of a curve, at most
+PICTURES, PICTURE = 1_500_000, 90_000  # bytes of all and of one, before base64 adds a third
+WIDTH = 720  # pixels of a picture
 
 
 class Scale(NamedTuple):
@@ -141,3 +149,43 @@ def _axes(across: Scale, up: Scale) -> Markup:
 
 def _short(step: float) -> Markup:
     return escape(f'{step / 1000:g}k' if step >= 10_000 else f'{step:g}')
+
+
+class Picture(NamedTuple):
+    """A picture as a data URI, and what it shows."""
+
+    caption: str
+    uri: str
+    width: int
+    height: int
+
+
+def embed(files: Sequence[tuple[str, Path]]) -> list[Picture]:
+    """Pictures that share the room that the page has for them.
+
+    Args:
+        files: Captions and files.
+
+    Raises:
+        UserError: A file is not a picture.
+    """
+    room = min(PICTURE, PICTURES // max(1, len(files)))
+    return [_embed(caption, path, room) for caption, path in files]
+
+
+def _embed(caption: str, path: Path, room: int) -> Picture:
+    try:
+        image = Image.open(path).convert('RGB')
+    except OSError as error:
+        raise UserError(f'{path}: not a picture that can be read') from error
+    image.thumbnail((WIDTH, 4 * WIDTH))
+    while len(data := _webp(image)) > room:
+        image = image.resize((max(1, image.width * 4 // 5), max(1, image.height * 4 // 5)))
+    uri = f'data:image/webp;base64,{base64.b64encode(data).decode()}'
+    return Picture(caption, uri, *image.size)
+
+
+def _webp(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, 'WEBP', quality=80)
+    return file.getvalue()

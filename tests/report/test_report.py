@@ -23,7 +23,7 @@ from sbzoo.__main__ import parser_of
 from sbzoo.checkpoint.cards import Card, Result
 from sbzoo.engine.options.read import load_config
 from sbzoo.paths import ROOT
-from sbzoo.report import check, page, pictures, plots, tables
+from sbzoo.report import check, measurements, page, plots, tables
 from sbzoo.report.gather import experiments, read_results, read_work_dir
 from sbzoo.tools import report
 
@@ -128,7 +128,7 @@ def material(tmp_path_factory, results):
 # Tables
 
 
-def cells(table: tables.Table) -> dict[str, tuple[str, ...]]:
+def cells(table: tables.ResultTable) -> dict[str, tuple[str, ...]]:
     return {name.text: tuple(cell.text for cell in rest) for name, *rest in table.rows}
 
 
@@ -227,17 +227,29 @@ def test_work_directories_know_their_norm(tmp_path):
     assert read_work_dir(folder).norm == 'gn8'  # of the config that was run, not of its name
 
 
-def test_tables_of_the_readme(tmp_path):
-    readme = tmp_path / 'README.md'
-    readme.write_text(
-        '# x\n\n## Speed\n\nOne `core`:\n\n| ms | **a** |\n|---|---|\n| b | 3.5 |\n\n## Y\n'
+def measurement(model: str, threads: int, **figures: float) -> dict:
+    """A line of memory.jsonl."""
+    figures = dict(peak_bytes=3e9, seconds=2.0, relative_seconds=1.0) | figures
+    machine = dict(processor='Abacus', cores=2, threads=threads, system='Linux x86_64')
+    facts = dict(protocol=dict(dtype='float32'), versions=dict(torch='2.14'), machine=machine)
+    figures = dict(gradient_difference=0.0) | figures
+    return facts | dict(row=dict(model=model), figures=figures, date='2026-01-01', command='c')
+
+
+def test_machines_stand_apart(tmp_path):
+    found = [('peer', 2, 2e9), ('ours', 2, 1e9), ('peer', 1, 2e9)]
+    lines = [measurement(name, n, activations_bytes=kept) for name, n, kept in found]
+    write(tmp_path / 'memory.jsonl', lines)
+    material = page.gather([], tmp_path)
+    assert not material.runs
+    two, one = measurements.memory(material.measured)
+    assert cells(two)['ours'][:2] == ('1.00 GB', '0.50')
+    assert list(cells(one)) == ['peer']
+    assert (
+        two.note == '2 of 2 threads, Abacus, Linux x86_64. dtype float32. torch 2.14. 2026-01-01.'
     )
-    (table,) = tables.of_readme('Speed', readme)
-    assert (table.heads, table.note, cells(table)) == (('ms', 'a'), 'One core:', {'b': ('3.5',)})
-    assert not list(tables.of_readme('Speed', tmp_path / 'none.md'))
-    table = '| a |\n|---|\n| b |'
-    readme.write_text(f'## Speed\n\n{table}\n\nMade by `x.py norm`. Commands:\n\n{table}\n')
-    assert [found.note for found in tables.of_readme('Speed', readme)] == ['', 'Commands:']
+    section = page.sections(material, tmp_path)[-1]
+    assert [block.title for block in section.blocks] == ['Memory of a training step']
 
 
 def test_markdown_keeps_its_columns(material, tmp_path):
@@ -278,7 +290,7 @@ def test_broken_work_directories(tmp_path):
     run = work_dir(tmp_path / 'run', line())
     (run / 'detections.png').write_text('no picture')
     with pytest.raises(UserError, match=r'detections.png: not a picture'):
-        pictures.embed([('', run / 'detections.png')])
+        plots.embed([('', run / 'detections.png')])
     (run / '20260101/vis_data/scalars.json').write_text('{"loss": ')
     with pytest.raises(UserError, match=r'run: scalars.json is broken'):
         page.html(page.sections(page.gather([run], tmp_path), tmp_path))
@@ -327,9 +339,9 @@ def test_thinned_curves_keep_their_mean():
 
 
 def test_pictures_share_the_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, 'TOTAL', 60_000)
+    monkeypatch.setattr(plots, 'PICTURES', 60_000)
     path = work_dir(tmp_path / 'run', line()) / 'detections.png'
-    made = pictures.embed([('a', path)] * 3)
+    made = plots.embed([('a', path)] * 3)
     assert all(len(picture.uri) < 20_000 * 4 / 3 + 100 for picture in made)
     data = made[0].uri.partition('base64,')[2]
     image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -424,7 +436,6 @@ def test_it_is_written_whole_or_not_at_all(material, tmp_path):
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(page, 'list_cards', list)
-    monkeypatch.setattr(page.tables.of_readme, '__defaults__', (tmp_path / 'none.md',))
     made = page.html(page.sections(page.gather([], tmp_path / 'none'), tmp_path))
     assert made.count('Nothing here') == 5
     assert 'Object detection' not in made

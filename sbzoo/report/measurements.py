@@ -1,0 +1,163 @@
+"""What the benchmarks measured of memory and speed, as tables."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sbzoo.errors import UserError
+from sbzoo.report.tables import Cell, ResultTable
+
+MEASURED = ('norm', 'memory', 'train', 'ap', 'fid', 'labels')  # whose files hold no training runs
+GB = 1e9
+
+
+class Measurement(NamedTuple):
+    """A line of a benchmark's file: figures with all that they depend on.
+
+    Attributes:
+        row: What was measured.
+        figures: What came out; those of time in seconds or milliseconds, as their name says.
+        protocol: How it was measured.
+        machine: Its processor, cores, threads (those in use) and system.
+    """
+
+    row: dict[str, Any]
+    figures: dict[str, float]
+    protocol: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    command: str
+
+    @property
+    def where(self) -> str:
+        """The machine in words."""
+        threads, cores = self.machine['threads'], self.machine['cores']
+        facts = f'{threads} of {cores} threads', self.machine['processor'], self.machine['system']
+        return ', '.join(facts)
+
+
+Measured = Mapping[str, Sequence[Measurement]]  # by benchmark
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """The lines of a benchmark's file; none where it was not measured yet.
+
+    Raises:
+        UserError: A line is not a measurement.
+    """
+    lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    return [_parse(line, f'{path.name}:{i}') for i, line in enumerate(lines, start=1)]
+
+
+def _parse(text: str, place: str) -> Measurement:
+    try:
+        line = json.loads(text)
+        return Measurement(**{field: line[field] for field in Measurement._fields})
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f'no {error}' if isinstance(error, KeyError) else error
+        raise UserError(f'{place}: not a measurement ({reason})') from error
+
+
+def by_machine(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:
+    """Measurements that may stand in one table, by the machine in words."""
+    found: dict[str, list[Measurement]] = defaultdict(list)
+    for measurement in measurements:
+        found[measurement.where].append(measurement)
+    return found
+
+
+def note(measurements: Sequence[Measurement]) -> str:
+    """Machine, protocol, versions and days of a table."""
+    places = [m.where for m in measurements]
+    protocols = [_listed(m.protocol) for m in measurements]
+    versions = [_listed(m.versions) for m in measurements]
+    facts = (places, protocols, versions, [m.date for m in measurements])
+    return '. '.join(' / '.join(dict.fromkeys(said)) for said in facts) + '.'
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ', '.join(f'{key} {value}' for key, value in facts.items())
+
+
+def norm_times(measured: Measured, compiled: bool | None = None) -> list[ResultTable]:
+    """Milliseconds by layer, and by shape and memory format; by default plain and compiled."""
+    if compiled is None:
+        return norm_times(measured, False) + norm_times(measured, True)
+    chosen = (m for m in measured['norm'] if m.row['compiled'] == compiled)
+    title = 'ms, forward and backward' + ', compiled' * compiled
+    return [_pivot(title, group) for group in by_machine(chosen).values()]
+
+
+def _pivot(title: str, measurements: Sequence[Measurement]) -> ResultTable:
+    times = {(m.row['layer'], _map(m)): f'{m.figures["ms"]:.3g}' for m in measurements}
+    layers, maps = (dict.fromkeys(key) for key in zip(*times, strict=True))
+    rows = [(Cell(n), *(Cell(times.get((n, size), '')) for size in maps)) for n in layers]
+    return ResultTable(title, (title, *maps), rows, note(measurements))
+
+
+def _map(measurement: Measurement) -> str:
+    shape = 'x'.join(map(str, measurement.row['shape']))
+    return shape + ', last' * (measurement.row['memory_format'] == 'channels_last')
+
+
+def memory(measured: Measured) -> list[ResultTable]:
+    """Activations, peak and time of a training step, and how far gradients are from the first's."""
+    groups = by_machine(measured['memory']).values()
+    return [_memory(group) for group in groups]
+
+
+def _memory(measurements: Sequence[Measurement]) -> ResultTable:
+    heads = ('model', 'activations', 'ratio', 'peak', 'step', 'ratio', 'gradients differ by')
+    first = measurements[0].figures['activations_bytes']
+    rows = []
+    for name, figures in ((m.row['model'], m.figures) for m in measurements):
+        activations, peak = figures['activations_bytes'], figures['peak_bytes']
+        texts = (
+            *(name, f'{activations / GB:.2f} GB', f'{activations / first:.2f}'),
+            *(f'{peak / GB:.2f} GB', f'{figures["seconds"]:.1f} s'),
+            *(f'{figures["relative_seconds"]:.2f}', f'{figures["gradient_difference"]:.0e}'),
+        )
+        rows.append(tuple(map(Cell, texts)))
+    return ResultTable('memory', heads, rows, note(measurements))
+
+
+def training_and_ap(measured: Measured) -> list[ResultTable]:
+    """Whole commands of MMDetection and of this library."""
+    return compared('MMDetection', [*measured['train'], *measured['ap']])
+
+
+def fid(measured: Measured) -> list[ResultTable]:
+    """The parts of an FID, by pytorch-fid and by this library."""
+    return compared('pytorch-fid', measured['fid'])
+
+
+def compared(peer: str, measurements: Sequence[Measurement]) -> list[ResultTable]:
+    """A table with a row for each measurement of both sides; none if there is no measurement."""
+    if not measurements:
+        return []
+    heads = ('', 'machine', peer, 'sbzoo', 'ratio', 'results differ by')
+    rows = [tuple(map(Cell, _compared(m))) for m in measurements]
+    rest = [m._replace(machine=measurements[0].machine) for m in measurements]
+    said = note(rest).removeprefix(f'{rest[0].where}. ')  # machines are in the rows
+    return [ResultTable(f'beside {peer}', heads, rows, said)]
+
+
+def _compared(measurement: Measurement) -> tuple[str, ...]:
+    figures = measurement.figures
+    numbers = (f'{figures[side]:.{2 if figures[side] < 100 else 0}f}' for side in ('peer', 'sbzoo'))
+    difference = f'{figures["difference"]:.0e}' if 'difference' in figures else ''
+    what = measurement.row['what'], measurement.where
+    return *what, *numbers, f'{figures["ratio"]:.2f}', difference
+
+
+COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
+    'Memory of a training step': memory,
+    'Norm layers': norm_times,
+    'Training and AP': training_and_ap,
+    'FID': fid,
+}
