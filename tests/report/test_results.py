@@ -1,14 +1,30 @@
-"""The figures in the README are those of the runs."""
+"""The tables on record are those of the runs and measurements beside them."""
 
 import json
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import classifier, digits, gan, labels, transfer
+from benchmarks import (
+    BENCHES,
+    classifier,
+    configs,
+    digits,
+    gan,
+    labels,
+    records,
+    runs,
+    tables,
+    transfer,
+)
 
+from sbzoo import UserError
 from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / 'model_cards/results/README.md'
 
 
 def results(name: str) -> list[dict]:
@@ -16,11 +32,13 @@ def results(name: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_readme_shows_the_tables_of_the_runs():
-    readme = (ROOT / 'README.md').read_text()
+def test_results_are_shown_as_they_are():
+    readme = README.read_text()
+    assert readme == tables.render(README.parent)
     assert digits.table(results('retinanet_digits'), digits.NORMS, digits.BATCHES) in readme
     assert transfer.table(results('transfer_digits')) in readme
     assert gan.table(results('gan_digits'), gan.NORMS) in readme
+    assert configs.table(json.loads(configs.SUMMARY.read_text())['norms']) in readme
 
 
 def test_readme_shows_the_table_of_the_norms():
@@ -33,7 +51,7 @@ def test_runs_of_the_norms_are_of_one_protocol():
     runs = results('retinanet_digits')
     assert {(r['epochs'], r['data']['images']) for r in runs} == {(3, 200)}
     assert all(r['lr'] / r['images_a_step'] == pytest.approx(0.01) for r in runs)
-    names = [(r['config'], r['seed']) for r in runs]
+    names = [(r['config'].split('_')[1], r['images_a_step'], r['seed']) for r in runs]
     assert len(names) == len(set(names))
 
 
@@ -54,6 +72,125 @@ def test_runs_of_the_gans_are_of_one_protocol():
     assert {tuple(r['lr']) for r in runs} == {(2e-4, 2e-4)}
     names = {(r['config'], r['seed']) for r in runs}
     assert len(names) == len(runs) == len(gan.NORMS) * 3
+
+
+# What a benchmark puts on record
+
+
+def test_a_run_may_name_its_batch_in_its_config_or_not():
+    ours = results('retinanet_digits')
+    renamed = [r | dict(config=f'{r["config"].rpartition("_")[0]}_b2') for r in ours]
+    assert {r['config'] for r in renamed} < {r['config'] for r in ours}
+    table = digits.table(ours, digits.NORMS, digits.BATCHES)
+    assert digits.table(renamed, digits.NORMS, digits.BATCHES) == table
+    assert len(set(map(runs.identity, renamed))) == len(ours)
+
+
+@pytest.mark.parametrize('name', ['retinanet_digits', 'transfer_digits', 'gan_digits'])
+def test_runs_on_record_stay_as_they_are(tmp_path, name):
+    original = README.with_name(f'{name}.jsonl').read_text()
+    path = tmp_path / 'runs.jsonl'
+    path.write_text(original)
+    lines = results(name)
+    runs.record(path, lines[3:5])  # the same again
+    assert path.read_text() == original
+    runs.record(path, [lines[3] | dict(epochs=99), lines[4] | dict(machine='arm64, 1 threads')])
+    after = [json.loads(line) for line in path.read_text().splitlines()]
+    assert after[3]['epochs'] == 99
+    assert [*after[:3], *after[4:-1]] == [*lines[:3], *lines[4:]]
+    assert after[-1]['machine'] == 'arm64, 1 threads'
+
+
+def norm_time(layer: str, ms: float, compiled: bool = False, **machine: object):
+    row = dict(layer=layer, shape=[2, 256, 100, 168], memory_format='contiguous', compiled=compiled)
+    found = records.measurement(row, dict(ms=ms), dict(rounds=1))
+    return found._replace(machine=found.machine | machine)
+
+
+def test_measurements_replace_those_of_the_same_machine(tmp_path):
+    path = tmp_path / 'norm.jsonl'
+    records.record(path, [norm_time('gn32', 20), norm_time('hybrid', 30)])
+    records.record(path, [norm_time('hybrid', 40, processor='other'), norm_time('gn32', 25)])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line['figures']['ms'] for line in lines] == [25, 30, 40]
+    assert lines[0]['machine'].keys() == {'processor', 'cores', 'threads', 'system'}
+    assert lines[0]['versions'].keys() == {'sbzoo', 'torch'}
+    assert [p.name for p in tmp_path.iterdir()] == ['norm.jsonl']
+
+
+def test_a_folder_without_results_renders(tmp_path):
+    text = tables.render(tmp_path)
+    for bench in ('digits', 'gan', 'labels', 'transfer', 'configs', 'norm', 'memory', 'ap', 'fid'):
+        assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
+    assert text.count('Not measured yet') == 10
+    assert 'None' not in text
+    assert '{' not in text
+
+
+def test_measurements_are_rendered(tmp_path):
+    pairs = dict(peer=50.0, sbzoo=8.0, ratio=6.25, difference=1e-9)
+    costs = dict(activations_bytes=2.6e9, peak_bytes=3e9, seconds=11.0, gradient_difference=0)
+    costs |= dict(relative_seconds=1.0)
+    made = dict(
+        norm=[
+            norm_time('GroupNorm(32)', 20),
+            norm_time('hybrid', 28),
+            norm_time('hybrid', 24, compiled=True),
+            norm_time('hybrid', 14, processor='other'),
+        ],
+        memory=[records.measurement(dict(model='sbzoo --lean'), costs, {}, ['mmdet'])],
+        ap=[records.measurement(dict(what='AP, seconds'), pairs, dict(images=7))],
+        fid=[records.measurement(dict(what='distance, seconds'), pairs, {}, ['pytorch-fid'])],
+        labels=[records.measurement(dict(card='r3gan_b8'), dict(agreement=0.9964), {})],
+    )
+    for name, measured in made.items():
+        records.record(tmp_path / f'{name}.jsonl', measured)
+    text = tables.render(tmp_path)
+    assert '| hybrid | 28 |\n' in text
+    assert '| hybrid | 14 |\n' in text
+    assert 'A hybrid takes 1.40 to 1.40 times as long as GroupNorm(32)' in text
+    assert 'Compiled, a hybrid takes 0.86 to 0.86' in text
+    assert '| sbzoo --lean | 2.60 GB | 1.00 | 3.00 GB | 11.0 s | 1.00 | 0e+00 |' in text
+    assert re.search(
+        r'\| AP, seconds \| 1 of \d+ threads, .* \| 50.00 \| 8.00 \| 6.25 \| 1e-09', text
+    )
+    assert '| r3gan_b8 | 0.996 |' in text
+    assert text.count('Not measured yet') == 4  # runs and configs
+    (tmp_path / 'fid.jsonl').write_text('{"row": {}}')
+    with pytest.raises(UserError, match=r"fid.jsonl:1: not a measurement \(no 'figures'\)"):
+        tables.render(tmp_path)
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Runs tools/bench.py in this process."""
+
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, 'argv', ['bench.py', *map(str, arguments)])
+        runpy.run_path(str(ROOT / 'tools/bench.py'))['main']()
+
+    return call
+
+
+def test_a_benchmark_records_and_says_what_is_next(bench, tmp_path, capsys):
+    bench('ap', '--images', 20, '--out', tmp_path / 'ap.jsonl')
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f'lines:   {tmp_path}/ap.jsonl'
+    assert said[-1] == f'next:    python tools/bench.py tables --results {tmp_path}'
+    (line,) = (tmp_path / 'ap.jsonl').read_text().splitlines()
+    made = json.loads(line)
+    assert made['command'] == f'python tools/bench.py ap --images 20 --out {tmp_path}/ap.jsonl'
+    assert made['versions'].keys() == {
+        'sbzoo', 'torch', 'mmdet', 'pycocotools', 'faster-coco-eval',
+    }  # fmt: skip
+    assert made['figures']['difference'] < 1e-9
+    assert made['protocol'].keys() == {'images', 'detections', 'seed'}
+    bench('tables', '--results', tmp_path)
+    assert (tmp_path / 'README.md').read_text() == tables.render(tmp_path)
+    with pytest.raises(SystemExit):
+        bench('--help')
+    said = capsys.readouterr().out
+    assert all(name in said for name in BENCHES)
 
 
 def test_conditional_generators_draw_what_they_are_asked_for():

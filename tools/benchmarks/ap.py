@@ -18,7 +18,9 @@ from mmdet.evaluation.metrics import CocoMetric, coco_metric
 from mmengine.evaluator import BaseMetric
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks import records
 from sbzoo.metrics.coco_ap import CocoAP
+from sbzoo.report.measurements import compared
 from sbzoo.tools.cli import positive_int
 
 HEIGHT, WIDTH = 480, 640  # pixels
@@ -30,19 +32,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How large the validation set is."""
     parser.add_argument('--images', type=positive_int, default=5000, metavar='N')
     parser.add_argument('--seed', type=int, default=0, metavar='N')
+    records.add_out(parser, 'ap.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate the same detections by both metrics and print times, ratio and difference."""
+    """Evaluate the same detections by both metrics; times, ratio and difference go on record."""
     truth, samples = synthetic(args.images, np.random.RandomState(args.seed))
     ours, theirs = compare(truth, samples)
     count = sum(len(sample['pred_instances']['scores']) for sample in samples)
-    print(f'{args.images} images, {count} detections, seed {args.seed}')
-    for name, outcome in (('pycocotools', theirs), ('sbzoo', ours)):
-        print(f'{name:12} {outcome.seconds:6.2f} s   mAP {outcome.ap[0]:.6f}')
-    difference = np.abs(ours.ap - theirs.ap).max()
-    ratio = theirs.seconds / ours.seconds
-    print(f'{ratio:.1f} times as fast; AP differs by at most {difference:.1e}')
+    found = records.measurement(
+        dict(what="AP of synthetic images like COCO's, seconds"),
+        dict(
+            peer=theirs.seconds,
+            sbzoo=ours.seconds,
+            ratio=theirs.seconds / ours.seconds,
+            difference=np.abs(ours.ap - theirs.ap).max(),
+            peer_ap=theirs.ap[0],
+            sbzoo_ap=ours.ap[0],
+        ),
+        dict(images=args.images, detections=count, seed=args.seed),
+        ('mmdet', 'pycocotools', 'faster-coco-eval'),
+    )
+    records.record(args.out, [found])
+    records.show(args.out, compared('MMDetection', [found]))
 
 
 class Outcome(NamedTuple):

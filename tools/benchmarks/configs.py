@@ -24,9 +24,11 @@ from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks import records
 from sbzoo.engine.options.config import use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.read import load_config
+from sbzoo.files import write
 from sbzoo.norm import Norm
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
@@ -37,7 +39,7 @@ PACKAGE = re.compile(
     r'|(\w+) is not installed'
 )
 DOWNLOADS = ('URLError', 'LocalEntryNotFoundError')  # of urllib, of huggingface_hub
-SUMMARY = ROOT / 'model_cards/results/mmdet_configs.json'
+SUMMARY = records.RESULTS / 'mmdet_configs.json'
 OUTCOMES = {
     'turned': 'no batch statistics are left',
     'left': 'some are left',
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--norms', nargs='+', default=('gn', 'hybrid'), metavar='SPEC')
     add('--jobs', type=positive_int, default=1, help='processes, of up to 3 GB each')
     add('--dir', type=Path, default=ROOT / 'work_dirs/mmdet_configs', help='kept and gone on with')
+    records.add_out(parser, SUMMARY.name)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,10 +64,18 @@ def run(args: argparse.Namespace) -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     results = {spec: _checked(spec, args.dir / f'{spec}.jsonl', args.jobs) for spec in args.norms}
     found = {spec: summary(lines) for spec, lines in results.items()}
-    path = args.dir / SUMMARY.name
-    path.write_text(json.dumps(dict(mmdet=mmdet.__version__, norms=found), indent=1) + '\n')
     print(table(found))
-    print(f'summary: {path}')
+    for spec in found:
+        print(f'\n{spec}:', *reasons(found[spec]), sep='\n  ')
+    write(args.out, json.dumps(_merged(args.out, found), indent=1).encode() + b'\n')
+    records.close(args.out)
+
+
+def _merged(path: Path, found: dict[str, dict]) -> dict:
+    """With what is known of other norms by the same version of MMDetection."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    others = old['norms'] if old.get('mmdet') == mmdet.__version__ else {}
+    return dict(mmdet=mmdet.__version__, norms=others | found)
 
 
 def config_names() -> list[str]:
@@ -170,15 +181,17 @@ def summary(results: list[dict]) -> dict:
 
 
 def table(found: dict[str, dict]) -> str:
-    """A Markdown table of the counts, and a line for each reason."""
+    """A Markdown table of the counts."""
     rows = [f"| of MMDetection's configs | {' | '.join(found)} |", '|---' * (len(found) + 1) + '|']
     rows += [_row('all', [f['configs'] for f in found.values()])]
     for outcome, meaning in OUTCOMES.items():
         rows.append(_row(meaning, [f['counts'].get(outcome, 0) for f in found.values()]))
-    for spec, one in found.items():
-        reasons = one['exceptions'].items()
-        rows += ['', f'{spec}:', *(f'  {len(names):3} {reason}' for reason, names in reasons)]
     return '\n'.join(rows)
+
+
+def reasons(found: dict) -> list[str]:
+    """A line for each reason why configs were not turned."""
+    return [f'{len(names):3} {reason}' for reason, names in found['exceptions'].items()]
 
 
 def _row(head: str, counts: Iterable[int]) -> str:

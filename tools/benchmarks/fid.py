@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -23,12 +22,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from benchmarks import records
 from benchmarks.memory import resident
 from sbzoo.metrics.extractors import inception
 from sbzoo.metrics.extractors.base import Extractor
 from sbzoo.metrics.extractors.inception import Inception
 from sbzoo.metrics.features import ImageFiles, extract_features
 from sbzoo.metrics.functional.frechet import frechet_distance
+from sbzoo.report.measurements import compared
 from sbzoo.tools.cli import positive_int
 
 D, BATCH = 2048, 50  # features of FID, and pytorch-fid's default batch
@@ -41,31 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--images', type=positive_int, default=100, metavar='N', help='PNG files of 64 x 64')
     add('--features', type=positive_int, default=50_000, metavar='N', help='of 2,048 dimensions')
     add('--rounds', type=positive_int, default=3, metavar='N', help='each side runs once in each')
+    records.add_out(parser, 'fid.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a table: pytorch-fid, sbzoo, and how many times better."""
-    print(f'{torch.get_num_threads()} threads, float32 features, medians of {args.rounds} rounds')
-    print('| | pytorch-fid | sbzoo | ratio | differ by |\n|---|---|---|---|---|')
-    theirs, ours, ratio, difference = images_a_second(args.images, args.rounds)
-    print(f'| features, images a second | {theirs:.2f} | {ours:.2f} | {ratio:.2f} | {difference} |')
-    theirs, ours, ratio, difference = frechet_seconds(args.rounds)
-    print(f'| Frechet distance, seconds | {theirs:.1f} | {ours:.1f} | {ratio:.1f} | {difference} |')
+    """Compare the parts of an FID one by one, and put each on record."""
     theirs, ours = (memory(side, args.features) / MB for side in ('pytorch-fid', 'sbzoo'))
-    name = f'mean and covariance of {args.features:,} features, peak MB'
-    print(f'| {name} | {theirs:.0f} | {ours:.0f} | {theirs / ours:.1f} | |')
+    figures = {
+        'features, images per second': images_a_second(args.images, args.rounds),
+        'Frechet distance, seconds': frechet_seconds(args.rounds),
+        'mean and covariance, peak MB': dict(peer=theirs, sbzoo=ours, ratio=theirs / ours),
+    }
+    protocol = dict(
+        dtype='float32',
+        dimensions=D,
+        images=args.images,
+        features=args.features,
+        rounds=args.rounds,
+    )
+    found = [
+        records.measurement(dict(what=what), numbers, protocol, ('pytorch-fid', 'torchvision'))
+        for what, numbers in figures.items()
+    ]
+    records.record(args.out, found)
+    records.show(args.out, compared('pytorch-fid', found))
 
 
-class Pair(NamedTuple):
-    """A median of each side, the median ratio of the rounds, and by how much outcomes differ."""
-
-    theirs: float
-    ours: float
-    ratio: float  # more than 1 where ours is better
-    difference: str
-
-
-def images_a_second(images: int, rounds: int) -> Pair:
+def images_a_second(images: int, rounds: int) -> dict[str, float]:
     """Inception features of the same PNG files with the same random weights."""
     with tempfile.TemporaryDirectory() as folder, random_inception(folder) as weights:
         files = write_images(Path(folder) / 'images', images)
@@ -81,10 +84,10 @@ def images_a_second(images: int, rounds: int) -> Pair:
 
         seconds, outcomes = in_turn(by_peer, by_sbzoo, rounds)
     difference = np.abs(outcomes[0] - outcomes[1]).max() / np.abs(outcomes[0]).max()
-    return _pair(seconds, f'{difference:.0e}', amount=images)
+    return _pair(seconds, difference, amount=images)
 
 
-def frechet_seconds(rounds: int) -> Pair:
+def frechet_seconds(rounds: int) -> dict[str, float]:
     """The distance between Gaussians whose variances span six orders, as those of Inception do."""
     scale = torch.logspace(0, -3, D, dtype=torch.float64)
     moments = []
@@ -96,7 +99,7 @@ def frechet_seconds(rounds: int) -> Pair:
         lambda: frechet_distance(*moments),
         rounds,
     )
-    return _pair(seconds, f'{abs(ours / theirs - 1):.0e}')
+    return _pair(seconds, abs(ours / theirs - 1))
 
 
 def in_turn(theirs: Callable, ours: Callable, rounds: int) -> tuple[list[list[float]], list]:
@@ -112,11 +115,14 @@ def in_turn(theirs: Callable, ours: Callable, rounds: int) -> tuple[list[list[fl
     return seconds, outcomes
 
 
-def _pair(seconds: list[list[float]], difference: str, amount: int | None = None) -> Pair:
-    """Medians, of seconds or of an amount a second."""
+def _pair(
+    seconds: list[list[float]], difference: float, amount: int | None = None
+) -> dict[str, float]:
+    """Medians of each side, in seconds or an amount a second, and of the ratio of the rounds."""
     values = [[amount / t if amount else t for t in times] for times in seconds]
-    medians = [statistics.median(side) for side in zip(*values, strict=True)]
-    return Pair(*medians, statistics.median(a / b for a, b in seconds), difference)
+    theirs, ours = (statistics.median(side) for side in zip(*values, strict=True))
+    ratio = statistics.median(a / b for a, b in seconds)  # above 1 where ours is faster
+    return dict(peer=theirs, sbzoo=ours, ratio=ratio, difference=difference)
 
 
 def memory(side: str, features: int) -> int:

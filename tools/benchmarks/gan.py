@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import runs
 from sbzoo.engine.visualize_generation import save_png
+from sbzoo.report.tables import mean_std
 
 NORMS, BATCH = ('bn', 'in', 'gn', 'ln', 'hybrid', 'none'), 2
 METRICS = {'FD-digits': 2, 'KID-digits': 4, 'precision': 2, 'recall': 2}  # decimals
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be left out or done side by side."""
     add = parser.add_argument
     add('--norms', nargs='+', default=NORMS, choices=NORMS, metavar='NORM')
-    runs.add_arguments(parser, 'gan')
+    runs.add_arguments(parser, 'gan', 'gan_digits.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
     grid = product([args.dir], args.seeds, args.norms)
     results = runs.run_all(_train, grid, args.jobs)
     print(table(results, args.norms))
-    runs.write_lines(args.dir / 'results.jsonl', results)
     print(f'samples: {_draw(args.dir, args.norms, args.seeds[0])}')
+    runs.record(args.out, results)
 
 
 def _train(folder: Path, seed: int, norm: str) -> dict:
@@ -43,9 +44,9 @@ def table(results: list[dict], norms: Sequence[str]) -> str:
     """A Markdown table of means and spreads (standard deviations) over the seeds."""
     rows = ['| | ' + ' | '.join(METRICS) + ' |', '|---' * (len(METRICS) + 1) + '|']
     for norm in norms:
-        of_norm = [r['metrics'] for r in results if r['config'] == f'dcgan_{norm}_b{BATCH}']
+        of_norm = [r['metrics'] for r in results if runs.norm_of(r) == norm]
         cells = (
-            runs.cell([metrics[name] for metrics in of_norm], digits)
+            mean_std([metrics[name] for metrics in of_norm], digits)
             for name, digits in METRICS.items()
         )
         rows.append(f'| {norm} | ' + ' | '.join(cells) + ' |')

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from benchmarks import records
 from benchmarks.classifier import digits
 from sbzoo.metrics.extractors.digits import CLASSES, Digits
+from sbzoo.report.measurements import Measurement, by_machine, note
+from sbzoo.report.tables import Cell, ResultTable
 from sbzoo.tools.cli import positive_int
 from sbzoo.zoo.load import load
 
+REAL = 'real digits that were held out'
 CARDS = 'sngan_bn_b2', 'sngan_in_b2', 'sngan_gn_b2', 'sngan_ln_b2', 'sngan_hybrid_b2', 'r3gan_b8'
 
 
@@ -20,15 +25,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('cards', nargs='*', default=CARDS, metavar='CARD', help='of conditional GANs of digits')
     add('--num', type=positive_int, default=2000, metavar='N', help='samples of each (2,000)')
+    records.add_out(parser, 'labels.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a table, a row for each card."""
-    print('| card | read as the digit that was asked for |\n|---|---|')
+    """Put the agreement of each card on record, and that of real digits."""
     images, labels = digits(held_out=True)
-    print(f'| real digits that were held out | {(read(images) == labels).double().mean():.3f} |')
-    for name in args.cards:
-        print(f'| {name} | {agreement(name, args.num):.3f} |')
+    found = {REAL: (read(images) == labels).double().mean().item()}
+    found |= {name: agreement(name, args.num) for name in args.cards}
+    measured = [
+        records.measurement(dict(card=card), dict(agreement=value), dict(samples=args.num, seed=0))
+        for card, value in found.items()
+    ]
+    records.record(args.out, measured)
+    records.show(args.out, tables(measured))
+
+
+def tables(measured: Sequence[Measurement]) -> list[ResultTable]:
+    """How often the digit is read that was asked for, card by card."""
+    heads = ('card', 'read as the digit that was asked for')
+    return [
+        ResultTable(
+            'labels',
+            heads,
+            [(Cell(m.row['card']), Cell(f'{m.figures["agreement"]:.3f}')) for m in group],
+            note(group),
+        )
+        for group in by_machine(measured).values()
+    ]
 
 
 def agreement(card: str, num: int) -> float:

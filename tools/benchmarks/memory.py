@@ -23,13 +23,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from benchmarks import records
 from sbzoo.engine.options.config import set_lean, set_scratch, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.read import load_config
 from sbzoo.norm.recompute import make_lean
+from sbzoo.report.measurements import memory
 from sbzoo.tools.cli import positive_int
 
-GB = 1e9
+SEED = 0
 CONFIG = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 Change = Callable[[Config], None]
@@ -88,23 +90,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('--size', nargs=2, type=positive_int, default=(800, 1344), metavar=('H', 'W'))
     add('--rounds', type=positive_int, default=3, help='each model takes one step in each')
+    records.add_out(parser, 'memory.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
     """Compare what is kept and the gradients, then time the models turn by turn."""
-    register_all_modules()
-    MMLogger.get_current_instance().setLevel(logging.WARNING)
-    torch.manual_seed(0)
-    models = {name: build(changes) for name, changes in ROWS.items()}
-    batch = _batch(*args.size)
+    models, batch = _models(), _batch(*args.size)
     reference = next(iter(models.values()))
-    kept, difference = {}, {}
+    figures = {}
     for name, model in models.items():
         _copy_weights(reference, model)
-        kept[name] = kept_bytes(model, batch)
-        difference[name] = _difference(reference, model)
-    costs = [{name: step(m, batch) for name, m in models.items()} for _ in range(args.rounds)]
-    print(table(kept, costs, difference))
+        kept = kept_bytes(model, batch)
+        figures[name] = dict(
+            activations_bytes=kept, gradient_difference=_difference(reference, model)
+        )
+    rounds = [{name: step(m, batch) for name, m in models.items()} for _ in range(args.rounds)]
+    for name in models:
+        figures[name] |= _median_costs(name, rounds)
+    protocol = dict(
+        model='RetinaNet R50-FPN',
+        norm='GN(32)',
+        dtype='float32',
+        image=f'{args.size[0]} x {args.size[1]}',
+        rounds=args.rounds,
+        seed=SEED,
+    )
+    found = [
+        records.measurement(dict(model=name), figures[name], protocol, ('mmdet',))
+        for name in models
+    ]
+    records.record(args.out, found)
+    records.show(args.out, memory(dict(memory=found)))
+
+
+def _models() -> dict[str, nn.Module]:
+    register_all_modules()
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+    torch.manual_seed(SEED)
+    return {name: build(changes) for name, changes in ROWS.items()}
+
+
+def _median_costs(name: str, rounds: list[dict[str, Cost]]) -> dict[str, float]:
+    """Those of a model; its time is to the first model's within each round."""
+    first = next(iter(rounds[0]))
+    return dict(
+        peak_bytes=statistics.median(costs[name].peak for costs in rounds),
+        seconds=statistics.median(costs[name].seconds for costs in rounds),
+        relative_seconds=statistics.median(
+            costs[name].seconds / costs[first].seconds for costs in rounds
+        ),
+    )
 
 
 def build(changes: tuple[Change, ...]) -> nn.Module:
@@ -177,18 +212,3 @@ def resident(key: str, reset_peak: bool = False) -> int:
         Path('/proc/self/clear_refs').write_text('5')
     status = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines())
     return int(status[key].split()[0]) * 1024
-
-
-def table(kept: dict, costs: list[dict[str, Cost]], difference: dict[str, float]) -> str:
-    """A Markdown table; ratios are to the first row, those of times within each round."""
-    first = next(iter(kept))
-    rows = ['| | kept | ratio | peak | step | ratio | gradients differ by |', '|---' * 7 + '|']
-    for name in kept:
-        seconds = statistics.median(c[name].seconds for c in costs)
-        slower = statistics.median(c[name].seconds / c[first].seconds for c in costs)
-        peak = statistics.median(c[name].peak for c in costs)
-        rows.append(
-            f'| {name} | {kept[name] / GB:.2f} GB | {kept[name] / kept[first]:.2f} '
-            f'| {peak / GB:.2f} GB | {seconds:.1f} s | {slower:.2f} | {difference[name]:.0e} |'
-        )
-    return '\n'.join(rows)

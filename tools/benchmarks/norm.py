@@ -6,12 +6,15 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from benchmarks import records
 from sbzoo.norm import build_norm
+from sbzoo.report.measurements import Measurement, norm_times
 from sbzoo.tools.cli import positive_int
 
 SHAPES = (2, 256, 100, 168), (2, 64, 200, 336), (2, 512, 25, 42)
@@ -64,25 +67,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('--norms', nargs='+', default=list(SPECS), metavar='SPEC')
     add('--rounds', type=positive_int, default=15, metavar='N', help='medians are of so many')
-    add('--compile', action='store_true', help='a column for torch.compile (minutes; needs g++)')
+    add('--compile', action='store_true', help='by torch.compile too (minutes; needs g++)')
+    records.add_out(parser, 'norm.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a table for each shape and memory format."""
-    print(f'{torch.get_num_threads()} threads, float32, forward and backward, medians')
+    """Time shape by shape, put each on record, and print a table of all."""
     _keep_freed_memory()
-    for shape in SHAPES:
-        for name in FORMATS:
-            models = peers(shape[1]) | layers(shape[1], args.norms)
-            x, grad = (torch.randn(shape).to(memory_format=FORMATS[name]) for _ in range(2))
-            steps = {n: step(layer, x, grad) for n, layer in models.items()}
-            columns = [milliseconds(steps, args.rounds)]
-            if args.compile:
-                compiled = {n: step(torch.compile(m), x, grad) for n, m in models.items()}
-                with torch._dynamo.config.patch(UNLIMITED):
-                    columns.append(milliseconds(compiled, args.rounds))
-                torch.compiler.reset()
-            print(f'\n{list(shape)}, {name}\n{table(*columns)}')
+    measured = []
+    for shape, name in product(SHAPES, FORMATS):
+        found = _measure(shape, name, args)
+        records.record(args.out, found)  # whatever becomes of the next shape
+        measured += found
+    records.show(args.out, norm_times(dict(norm=measured)))
+
+
+def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> list[Measurement]:
+    models = peers(shape[1]) | layers(shape[1], args.norms)
+    x, grad = (torch.randn(shape).to(memory_format=FORMATS[name]) for _ in range(2))
+    steps = {n: step(layer, x, grad) for n, layer in models.items()}
+    times = {False: milliseconds(steps, args.rounds)}
+    if args.compile:
+        steps = {n: step(torch.compile(layer), x, grad) for n, layer in models.items()}
+        with torch._dynamo.config.patch(UNLIMITED):
+            times[True] = milliseconds(steps, args.rounds)
+        torch.compiler.reset()
+    protocol = dict(dtype='float32', rounds=args.rounds)
+    return [
+        records.measurement(
+            dict(layer=layer, shape=list(shape), memory_format=name, compiled=compiled),
+            dict(ms=ms),
+            protocol,
+        )
+        for compiled, by_layer in times.items()
+        for layer, ms in by_layer.items()
+    ]
 
 
 def _keep_freed_memory() -> None:
@@ -125,19 +144,3 @@ def _once(both: Step, least: float = 0.005) -> float:
         passed = time.perf_counter() - start
         if passed > least:
             return passed / calls
-
-
-def table(eager: dict[str, float], compiled: dict[str, float] | None = None) -> str:
-    """Markdown: milliseconds, and times a copy, batch norm and group norm."""
-    bases = 'copy', 'BatchNorm2d', 'GroupNorm(32)'
-    heads = [
-        'layer',
-        'ms',
-        *(f'x {base}' for base in bases),
-        *(['compiled, ms'] if compiled else []),
-    ]
-    rows = [' | '.join(heads), '|'.join(['---'] * len(heads))]
-    for name, value in eager.items():
-        cells = [name, f'{value:.2f}', *(f'{value / eager[base]:.2f}' for base in bases)]
-        rows.append(' | '.join([*cells, *([f'{compiled[name]:.2f}'] if compiled else [])]))
-    return '\n'.join(f'| {row} |' for row in rows)

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
+from benchmarks import records
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Which seeds, how many side by side, and where."""
+def add_arguments(parser: argparse.ArgumentParser, name: str, file: str) -> None:
+    """Which seeds, how many side by side, and where to."""
     add = parser.add_argument
     add('--seeds', nargs='+', type=int, default=(0, 1, 2), metavar='SEED')
     add('--jobs', type=positive_int, default=2, help='runs side by side, a thread each')
     add('--dir', type=Path, default=ROOT / 'work_dirs' / name, help='runs that are there are kept')
+    records.add_out(parser, file)
 
 
 def run_all(run: Callable[..., Any], grid: Iterable[tuple], jobs: int) -> list:
@@ -62,16 +63,21 @@ def call(folder: Path, tool: str, *arguments: object) -> None:
         raise UserError(f'{folder.name} failed; its last lines are in {log.name}')
 
 
-def write_lines(path: Path, results: list[dict]) -> None:
-    """Write a line for each run, and say where."""
-    path.write_text(''.join(json.dumps(r, sort_keys=True) + '\n' for r in results))
-    print(f'runs: {path}')
+def record(path: Path, results: list[dict]) -> None:
+    """Put a line for each run on record, in the place of the same run's on the same machine."""
+    records.write_lines(path, results, identity)
+    records.close(path)
 
 
-def cell(values: Sequence[float], decimals: int = 3) -> str:
-    """Mean and spread (standard deviation) of one cell of a table, or what there is of them."""
-    spread = f' ± {statistics.stdev(values):.{decimals}f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.{decimals}f}{spread}' if values else ''
+def identity(result: dict) -> tuple:
+    """What tells a run from the others of its file."""
+    start = result.get('start'), result.get('batch')
+    return norm_of(result), result['images_a_step'], *start, result['seed'], result['machine']
+
+
+def norm_of(result: dict) -> str:
+    """The norm that a run names, or its config; the batch may stand there too, or not."""
+    return result.get('norm') or result['config'].split('_')[1]
 
 
 def ap(result: dict) -> float:

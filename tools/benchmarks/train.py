@@ -14,10 +14,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from benchmarks import records
 from sbzoo.data.embedded.digit_scenes import CLASSES, ensure_digits
 from sbzoo.engine.options.read import typed_dicts
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT, cache_dir
+from sbzoo.report.measurements import compared
 from sbzoo.tools.cli import positive_int
 
 CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
@@ -46,25 +48,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--steps', type=positive_int, default=250, metavar='N', help='of each run')
     add('--rounds', type=positive_int, default=3, metavar='N', help='runs of each side, in turn')
     add('--threads', nargs='+', type=positive_int, default=(2, 1), metavar='N')
+    records.add_out(parser, 'train.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train both ways in turn and print images a second and the ratio."""
+    """Train both ways in turn and put images a second and the ratio on record."""
     ensure_digits(cache_dir() / 'digits')
-    print('threads  MMDetection  sbzoo   ratio  (images a second)')
+    measured = []
+    for threads in args.threads:
+        protocol = dict(steps=args.steps, rounds=args.rounds)
+        row = dict(what=f'training of configs/{CONFIG.name}, images per second')
+        figures = _images_a_second(args.steps, args.rounds, threads)
+        measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads))
+        records.record(args.out, measured)
+    records.show(args.out, compared('MMDetection', measured))
+
+
+def _images_a_second(steps: int, rounds: int, threads: int) -> dict[str, float]:
+    """Medians of both sides, and of the ratio within each round."""
     with tempfile.TemporaryDirectory() as folder:
-        peer = write_peer(Path(folder))
         train = [sys.executable, 'tools/train.py', str(CONFIG)]
-        host = [sys.executable, str(_host_tools() / 'train.py'), str(peer)]
-        for threads in args.threads:
-            rounds = range(args.rounds)
-            pairs = [
-                [_seconds(c, args.steps, threads, folder) for c in (host, train)] for _ in rounds
-            ]
-            theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
-            ratio = statistics.median(a / b for a, b in pairs)
-            batch = Config.fromfile(CONFIG).train_dataloader.batch_size
-            print(f'{threads:7}  {batch / theirs:11.1f}  {batch / ours:5.1f}  {ratio:5.2f}')
+        host = [sys.executable, str(_host_tools() / 'train.py'), str(write_peer(Path(folder)))]
+        pairs = [
+            [_seconds(command, steps, threads, folder) for command in (host, train)]
+            for _ in range(rounds)
+        ]
+    theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    batch = Config.fromfile(CONFIG).train_dataloader.batch_size
+    ratio = statistics.median(a / b for a, b in pairs)
+    return dict(peer=batch / theirs, sbzoo=batch / ours, ratio=ratio)
 
 
 def write_peer(folder: Path) -> Path:

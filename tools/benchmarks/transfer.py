@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks import runs
+from sbzoo.report.gather import STARTS
+from sbzoo.report.tables import mean_std
 
 SPECS = {'gn': 'gn8', 'ln': 'ln', 'in': 'in', 'hybrid': 'hybrid'}
 CONVERSIONS = dict(copied=('--copy',), calibrated=('--images', 64))
@@ -17,15 +19,6 @@ BN_OPTIONS = dict(
 )
 LR = 0.001  # an image of the batch, for all but what starts from random weights
 SCRATCH_LR = 0.01  # that of the configs
-LABELS = dict(
-    trained='as trained',
-    updated='statistics of each batch, as in training',
-    norm_eval='statistics frozen in the backbone (`norm_eval=True`)',
-    frozen='statistics, weight and bias frozen everywhere (`fbn`)',
-    copied='converted, weight and bias copied',
-    calibrated='converted and calibrated',
-    scratch='random weights',
-)
 ROWS = [('bn', start) for start in ('trained', *BN_OPTIONS, 'scratch')]
 ROWS += list(product(SPECS, (*CONVERSIONS, 'scratch')))
 EPOCHS = {0: 'no training', 1: 'an epoch at batch 1', 2: 'an epoch at batch 2'}  # by batch
@@ -34,7 +27,7 @@ EPOCHS = {0: 'no training', 1: 'an epoch at batch 1', 2: 'an epoch at batch 2'} 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be left out or done side by side."""
     parser.add_argument('--batches', nargs='+', type=int, default=(1, 2), choices=(1, 2))
-    runs.add_arguments(parser, 'transfer')
+    runs.add_arguments(parser, 'transfer', 'transfer_digits.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     results = runs.run_all(_measure, grid, args.jobs)
     print(table(results))
-    runs.write_lines(args.dir / 'results.jsonl', results)
+    runs.record(args.out, results)
 
 
 def _batches_of(start: str) -> tuple[int, ...]:
@@ -114,6 +107,6 @@ def table(results: list[dict]) -> str:
         cells.setdefault(key, []).append(runs.ap(result))
     rows = ['| AP | | ' + ' | '.join(EPOCHS.values()) + ' |', '|---' * (len(EPOCHS) + 2) + '|']
     for norm, start in ROWS:
-        values = (runs.cell(cells.get((norm, start, batch), [])) for batch in EPOCHS)
-        rows.append(f'| {norm} | {LABELS[start]} | ' + ' | '.join(values) + ' |')
+        values = (mean_std(cells.get((norm, start, batch), [])) for batch in EPOCHS)
+        rows.append(f'| {norm} | {STARTS[start]} | ' + ' | '.join(values) + ' |')
     return '\n'.join(rows)

@@ -1,0 +1,179 @@
+"""Render model_cards/results/README.md from the files beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks import configs, digits, gan, labels, norm, records, runs, transfer
+from sbzoo.files import write
+from sbzoo.report import measurements
+from sbzoo.report.measurements import MEASURED, Measured, Measurement, read_measurements
+from sbzoo.report.tables import ResultTable, body
+
+TEMPLATE = 'results.md.jinja'
+*LARGE, SMALL_SHAPE = norm.SHAPES
+SMALL = (SMALL_SHAPE,)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the files are."""
+    parser.add_argument('--results', type=Path, default=records.RESULTS, metavar='DIR')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write README.md into the folder of the results."""
+    path = args.results / 'README.md'
+    write(path, render(args.results).encode())
+    print(f'written: {path}')
+    print('next:    python tools/report.py')
+
+
+def render(folder: Path) -> str:
+    """All tables with their protocols; what is missing is said to be.
+
+    Raises:
+        UserError: A line of a file is broken.
+    """
+    measured = {name: read_measurements(folder / f'{name}.jsonl') for name in MEASURED}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.get_template(TEMPLATE)
+    return template.render(**_of_runs(folder), **_of_configs(folder), **_of_measurements(measured))
+
+
+def _of_runs(folder: Path) -> dict[str, Any]:
+    ap, moved, drawn = (
+        _read(folder / f'{name}_digits.jsonl') for name in ('retinanet', 'transfer', 'gan')
+    )
+    return dict(
+        ap_table=digits.table(ap, digits.NORMS, digits.BATCHES) if ap else _not_yet('digits'),
+        transfer_table=transfer.table(moved) if moved else _not_yet('transfer'),
+        gan_table=gan.table(drawn, gan.NORMS) if drawn else _not_yet('gan'),
+        detectors=_if_complete(_detectors, ap),
+        transfers=_if_complete(_transfers, moved),
+        gans=_if_complete(_gans, drawn),
+    )
+
+
+def _read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _not_yet(*benches: str) -> str:
+    commands = ' and '.join(f'`python tools/bench.py {bench}`' for bench in benches)
+    return f'Not measured yet, by {commands}.'
+
+
+def _if_complete(quoted: Callable[[list[dict]], dict], results: list[dict]) -> dict:
+    """The figures that are quoted of some runs; none where runs are missing."""
+    try:
+        return quoted(results)
+    except KeyError:
+        return {}
+
+
+def _means(results: list[dict], *keys: Callable[[dict], Any]) -> dict[tuple, float]:
+    """Mean AP by norm and ..."""
+    found = defaultdict(list)
+    for result in results:
+        found[runs.norm_of(result), *(key(result) for key in keys)].append(runs.ap(result))
+    return {key: statistics.mean(values) for key, values in found.items()}
+
+
+def _detectors(results: list[dict]) -> dict[str, Any]:
+    means = _means(results, itemgetter('images_a_step'))
+    others = [norm for norm in digits.NORMS if norm != 'hybrid']
+    lead = {b: means['hybrid', b] - max(means[norm, b] for norm in others) for b in (1, 2)}
+    behind = {b: max(0, means['gn', b] - means['bn', b]) for b in (1, 2)}
+    alphas = [a for r in results if r['images_a_step'] in lead for a in r['alphas'].values()]
+    moved = sum(abs(a - 0.5) > 0.1 for a in alphas) / len(alphas)
+    return dict(
+        lead={b: f'{value:.3f}' for b, value in lead.items()},
+        bn_behind_gn={b: f'{value:.3f}' if value else 'nothing' for b, value in behind.items()},
+        alphas=dict(least=f'{min(alphas):.2f}', most=f'{max(alphas):.2f}', moved=f'{moved:.0%}'),
+    )
+
+
+def _transfers(results: list[dict]) -> dict[str, str]:
+    means = _means(results, itemgetter('start'), itemgetter('batch'))
+    lost = [means['bn', 'trained', 0] - means[n, 'calibrated', 0] for n in transfer.SPECS]
+    ahead = [
+        means[n, 'calibrated', b] - means[n, 'copied', b]
+        for n, b in product(('gn', 'ln', 'hybrid'), (1, 2))
+    ]
+    return dict(lost=_range(lost, 3), ahead=_range(ahead, 3))
+
+
+def _gans(results: list[dict]) -> dict[str, str]:
+    return dict(real=f'{results[0]["metrics"]["FD-digits-real"]:.2f}') if results else {}
+
+
+def _range(numbers: Sequence[float], decimals: int) -> str:
+    return f'{min(numbers):.{decimals}f} to {max(numbers):.{decimals}f}'
+
+
+def _of_configs(folder: Path) -> dict[str, str]:
+    path = folder / configs.SUMMARY.name
+    if not path.exists():
+        return dict(configs_table=_not_yet('configs'), packages='', mmdet='')
+    found = json.loads(path.read_text())
+    reasons = next(iter(found['norms'].values()))['exceptions']
+    wanted = Counter({r[9:]: len(names) for r, names in reasons.items() if r[:9] == 'package: '})
+    return dict(
+        configs_table=configs.table(found['norms']),
+        packages=', '.join(f'{name} ({count})' for name, count in wanted.most_common()),
+        mmdet=found['mmdet'],
+    )
+
+
+def _of_measurements(measured: Measured) -> dict[str, Any]:
+    return dict(
+        labels_table=_tables(labels.tables(measured['labels']), 'labels'),
+        norm_table=_tables(measurements.norm_times(measured, compiled=False), 'norm'),
+        compiled_table=_tables(measurements.norm_times(measured, compiled=True), 'norm --compile'),
+        ratio=partial(_ratio, _layer_times(measured['norm'])),
+        small=SMALL,
+        commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
+        memory_table=_tables(measurements.memory(measured), 'memory'),
+        fid_table=_tables(measurements.fid(measured), 'fid'),
+    )
+
+
+def _tables(tables: list[ResultTable], *benches: str) -> str:
+    shown = '\n\n'.join(f'{table.note}\n\n{body(table)}' for table in tables)
+    return shown or _not_yet(*benches)
+
+
+def _layer_times(measured: list[Measurement]) -> dict[tuple, dict[str, float]]:
+    """Milliseconds of each layer, by machine, shape and memory format."""
+    found = defaultdict(dict)
+    for m in measured:
+        name = m.row['layer'] + ' compiled' * m.row['compiled']
+        found[m.where, tuple(m.row['shape']), m.row['memory_format']][name] = m.figures['ms']
+    return found
+
+
+def _ratio(times: dict[tuple, dict], layer: str, base: str, shapes: Sequence = LARGE) -> str:
+    """How many times as long a layer takes as another, over machines and some of the shapes."""
+    ratios = [
+        by_name[layer] / by_name[base]
+        for (_, shape, _), by_name in times.items()
+        if shape in shapes and {layer, base} <= by_name.keys()
+    ]
+    return _range(ratios, 2) if ratios else ''
