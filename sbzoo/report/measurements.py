@@ -94,10 +94,14 @@ def norm_times(measured: Measured, compiled: bool | None = None) -> list[ResultT
 
 
 def _pivot(title: str, measurements: Sequence[Measurement]) -> ResultTable:
-    times = {(m.row['layer'], _map(m)): f'{m.figures["ms"]:.3g}' for m in measurements}
+    times = {(m.row['layer'], _map(m)): _three_digits(m.figures['ms']) for m in measurements}
     layers, maps = (dict.fromkeys(key) for key in zip(*times, strict=True))
     rows = [(Cell(n), *(Cell(times.get((n, size), '')) for size in maps)) for n in layers]
     return ResultTable(title, (title, *maps), rows, note(measurements))
+
+
+def _three_digits(value: float) -> str:
+    return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
 
 
 def _map(measurement: Measurement) -> str:
@@ -107,8 +111,7 @@ def _map(measurement: Measurement) -> str:
 
 def memory(measured: Measured) -> list[ResultTable]:
     """Activations, peak and time of a training step, and how far gradients are from the first's."""
-    groups = by_machine(measured['memory']).values()
-    return [_memory(group) for group in groups]
+    return [_memory(group) for group in by_machine(measured['memory']).values()]
 
 
 def _memory(measurements: Sequence[Measurement]) -> ResultTable:
@@ -149,7 +152,7 @@ def compared(peer: str, measurements: Sequence[Measurement]) -> list[ResultTable
 
 def _compared(measurement: Measurement) -> tuple[str, ...]:
     figures = measurement.figures
-    numbers = (f'{figures[side]:.{2 if figures[side] < 100 else 0}f}' for side in ('peer', 'sbzoo'))
+    numbers = (_three_digits(figures[side]) for side in ('peer', 'sbzoo'))
     difference = f'{figures["difference"]:.0e}' if 'difference' in figures else ''
     what = measurement.row['what'], measurement.where
     return *what, *numbers, f'{figures["ratio"]:.2f}', difference
