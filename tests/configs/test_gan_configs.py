@@ -13,14 +13,14 @@ from sbzoo.engine.options.config import set_noise_scale, use_sbzoo
 from sbzoo.engine.options.data import leaf
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.read import load_config
-from sbzoo.engine.options.schedule import set_accumulate, set_lr
+from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_lr
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 from sbzoo.norm.recompute import make_lean
 
 PATHS = sorted(p for p in Path('configs').glob('*.py') if not p.stem.startswith('retinanet'))
 FULL = sorted(Path('configs/gan').glob('*.py'))
-# The DCGANs of other batches differ in that alone.
+# The DCGANs at batch 1 differ in that alone.
 DISTINCT = [p for p in PATHS if not p.stem.startswith('dcgan') or p.stem.endswith('_b2')]
 SPECS = ('bn', 'in', 'gn', 'ln', 'hybrid', 'none')
 
@@ -101,6 +101,19 @@ def test_norm_turns_the_generator_and_leaves_what_is_without():
     set_norm(without, 'gn')
     with pytest.raises(UserError, match='no norm'):
         MODELS.build(without.model)
+
+
+@pytest.mark.parametrize('batch', [1, 8, 64])
+@pytest.mark.parametrize('norm', SPECS)
+def test_the_option_batch_leaves_the_learning_rate(norm, batch):
+    wanted, cfg = (load_config(f'configs/dcgan_{norm}_b2.py') for _ in range(2))
+    set_batch(cfg, batch)
+    for player in ('generator', 'discriminator'):
+        assert cfg.optim_wrapper[player].optimizer.lr == 2e-4
+    wanted.train_dataloader.batch_size = batch
+    assert cfg.to_dict() == wanted.to_dict()
+    if batch == 1:
+        assert load_config(f'configs/dcgan_{norm}_b1.py').to_dict() == wanted.to_dict()
 
 
 def test_options_reach_both_players():

@@ -25,7 +25,7 @@ def test_every_config_is_complete_and_builds(path):
     cfg = load_config(str(path))
     _, norm, batch = path.stem.split('_')
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == int(batch[1:])
-    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(LR_AN_IMAGE * int(batch[1:]))
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(LR[int(batch[1:])])
     model = MODELS.build(cfg.model)
     layers = [m for m in model.modules() if isinstance(m, (Norm, nn.BatchNorm2d, nn.GroupNorm))]
     assert len(layers) == 20 + 6 + 12
@@ -35,7 +35,19 @@ def test_every_config_is_complete_and_builds(path):
         assert {m.spec for m in layers} == {'gn8' if norm == 'gn' else norm}
 
 
-LR_AN_IMAGE = 0.01
+LR = {1: 0.01, 2: 0.02, 16: 0.16}
+
+
+@pytest.mark.parametrize('batch', LR)
+@pytest.mark.parametrize('norm', ['bn', 'gn', 'in', 'ln', 'hybrid'])
+def test_the_option_batch_scales_the_learning_rate(norm, batch):
+    wanted, cfg = (load_config(f'configs/retinanet_{norm}_b2.py') for _ in range(2))
+    set_batch(cfg, batch)
+    wanted.train_dataloader.batch_size = wanted.auto_scale_lr.base_batch_size = batch
+    wanted.optim_wrapper.optimizer.lr = LR[batch]
+    assert cfg.to_dict() == wanted.to_dict()
+    if batch == 1:
+        assert load_config(f'configs/retinanet_{norm}_b1.py').to_dict() == wanted.to_dict()
 
 
 def test_own_configs_need_nothing_added():

@@ -1,8 +1,0 @@
-# RetinaNet, hybrid norm, one image a step. Not trained here.
-#   python tools/train.py configs/coco/retinanet_r50_hybrid_b1.py --data DIR
-# Nearest published: AP 36.5, frozen BN, 16 images a step
-# (MMDetection, retinanet_r50_fpn_1x_coco).
-_base_ = './retinanet_r50_hybrid_b2.py'
-train_dataloader = dict(batch_size=1)
-optim_wrapper = dict(optimizer=dict(lr=0.01 / 16))
-auto_scale_lr = dict(base_batch_size=1)

@@ -1,5 +1,0 @@
-# AP 0.080 on average over 3 seeds; about 2 minutes on one CPU core.
-_base_ = './retinanet_ln_b2.py'
-train_dataloader = dict(batch_size=16)
-optim_wrapper = dict(optimizer=dict(lr=0.01 * 16))
-auto_scale_lr = dict(base_batch_size=16)
