@@ -19,7 +19,6 @@ optim_wrapper = dict(
 striped = dict(
     type='EmbeddedImages',
     name='plain2striped',
-    data_root=_base_.data_root,
     split='trainB',
     image_size=64,
 )

@@ -5,7 +5,7 @@ _base_ = [
     './_base_/retinanet.py',
     './_base_/digits.py',
     './_base_/schedule_3e.py',
-    './_base_/runtime.py',
+    './_base_/detection_runtime.py',
 ]
 norm_cfg = dict(type='Norm', spec='in')
 model = dict(

@@ -39,7 +39,7 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=84),
 )
 test_dataloader = val_dataloader
-faces = dict(type='EmbeddedImages', name='faces32', data_root=_base_.data_root, image_size=32)
+faces = dict(type='EmbeddedImages', name='faces32', image_size=32)
 val_evaluator = dict(type='FrechetDistance', extractor='digits', real=faces)
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=30, val_interval=5)

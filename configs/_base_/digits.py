@@ -1,8 +1,6 @@
 # The embedded digit scenes: 2,000 training and 200 validation pictures of 96 x 96 pixels,
 # built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/digits/'
+data_root = '{{$SBZOO_CACHE:~/.cache/sbzoo}}/digits/'
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),

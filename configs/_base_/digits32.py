@@ -1,8 +1,5 @@
 # scikit-learn's handwritten digits, white on black, 32 x 32 pixels: 1,498 to train on and 299 held
 # out, with labels; built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/digits32'
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
@@ -10,7 +7,6 @@ train_dataloader = dict(
     dataset=dict(
         type='EmbeddedImages',
         name='digits32',
-        data_root=data_root,
         split='train',
         image_size=32,
         labels=True,

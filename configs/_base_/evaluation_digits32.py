@@ -7,7 +7,7 @@ val_dataloader = dict(
     dataset=dict(type='LatentDataset', num=299),
 )
 test_dataloader = val_dataloader
-digits = dict(type='EmbeddedImages', name='digits32', data_root=_base_.data_root, image_size=32)
+digits = dict(type='EmbeddedImages', name='digits32', image_size=32)
 val_evaluator = dict(
     type='FrechetDistance',
     extractor='digits',

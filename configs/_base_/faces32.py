@@ -1,8 +1,5 @@
 # The 100 faces of scikit-image's lfw_subset, grey, 32 x 32 pixels: 84 to train on, 16 held out;
 # built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/faces32'
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
@@ -10,7 +7,6 @@ train_dataloader = dict(
     dataset=dict(
         type='EmbeddedImages',
         name='faces32',
-        data_root=data_root,
         split='train',
         image_size=32,
         pipeline=[dict(type='RandomFlip', prob=0.5), dict(type='PackImage')],

@@ -1,8 +1,5 @@
 # Pairs, 64 x 64 pixels: the outline of a digit, and the digit in the colour of its label; 1,000 to
 # train on and 100 of other digits to test with; built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/outlines'
 train_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -10,7 +7,6 @@ train_dataloader = dict(
     dataset=dict(
         type='EmbeddedPairs',
         name='outlines',
-        data_root=data_root,
         split='train',
         image_size=64,
         pipeline=[dict(type='PackPair')],
@@ -23,7 +19,6 @@ val_dataloader = dict(
     dataset=dict(
         type='EmbeddedPairs',
         name='outlines',
-        data_root=data_root,
         split='test',
         image_size=64,
         test_mode=True,

@@ -1,8 +1,5 @@
 # Unpaired domains, 64 x 64 pixels: brown digits on grass (A) and digits striped like zebras (B),
 # 500 of each to train on and 50 of each to test with; built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/plain2striped'
 train_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -10,7 +7,6 @@ train_dataloader = dict(
     dataset=dict(
         type='EmbeddedDomains',
         name='plain2striped',
-        data_root=data_root,
         source='trainA',
         target='trainB',
         image_size=64,
@@ -32,7 +28,6 @@ val_dataloader = dict(
     dataset=dict(
         type='EmbeddedDomains',
         name='plain2striped',
-        data_root=data_root,
         source='testA',
         target='testB',
         image_size=64,

@@ -1,31 +1,20 @@
-# Runs with any OpenMMLab runner: sbzoo registers itself when it is imported.
-custom_imports = dict(imports=['sbzoo'], allow_failed_imports=False)
-default_scope = 'mmdet'
+# How every config of an embedded set runs.
+_base_ = './sbzoo.py'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # two are kept, because the older is removed before the newer is written
-    checkpoint=dict(
-        type='CheckpointHook', interval=1, max_keep_ckpts=2, backend_args=dict(backend='atomic')
-    ),
+    checkpoint=dict(type='CheckpointHook', interval=1, **_base_.sbzoo.checkpoint),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'),
 )
-custom_hooks = [
-    dict(type='ExactResumeHook'),
-    dict(type='PretrainedHook'),
-    dict(type='StopAtInvalidLossHook'),
-    dict(type='AlphaHook'),
-]
+custom_hooks = _base_.sbzoo.hooks
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
 randomness = dict(seed=0)
-vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+visualizer = dict(vis_backends=_base_.sbzoo.vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None

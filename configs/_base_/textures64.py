@@ -1,8 +1,5 @@
 # Brick, grass, gravel and stained tissue, 64 x 64 pixels: 1,000 crops of scikit-image's photographs
 # to train on and 200 of other parts of them, with labels; built on first use.
-import os
-
-data_root = os.path.expanduser('{{$SBZOO_CACHE:~/.cache/sbzoo}}') + '/textures64'
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
@@ -10,7 +7,6 @@ train_dataloader = dict(
     dataset=dict(
         type='EmbeddedImages',
         name='textures64',
-        data_root=data_root,
         split='train',
         image_size=64,
         labels=True,

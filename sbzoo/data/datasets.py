@@ -86,16 +86,18 @@ class ImageFolderDataset(_Decoded):
 
 @DATASETS.register_module()
 class EmbeddedImages(ImageFolderDataset):
-    """One split of an embedded set; built under `data_root` when that does not exist yet.
+    """One split of an embedded set, built when it does not exist yet.
 
     Args:
         name: One of `sbzoo.data.embedded.image_sets.SETS` that is of images.
-        data_root: The folder of the set.
+        data_root: The folder of the set; without one, that of its name in the cache.
         split: `train` or `test`.
         kwargs: Of `ImageFolderDataset`.
     """
 
-    def __init__(self, name: str, data_root: str | Path, split: str = 'train', **kwargs) -> None:
+    def __init__(
+        self, name: str, data_root: str | Path | None = None, split: str = 'train', **kwargs
+    ) -> None:
         super().__init__(ensure_embedded(name, data_root) / split, **kwargs)
 
 
@@ -224,17 +226,19 @@ class UnpairedFolders(_Translation):
 
 @DATASETS.register_module()
 class EmbeddedPairs(PairedFolders):
-    """One split of an embedded set of pairs; built when `data_root` does not exist yet."""
+    """One split of an embedded set of pairs; see `EmbeddedImages`."""
 
-    def __init__(self, name: str, data_root: str | Path, split: str = 'train', **kwargs) -> None:
+    def __init__(
+        self, name: str, data_root: str | Path | None = None, split: str = 'train', **kwargs
+    ) -> None:
         super().__init__(ensure_embedded(name, data_root) / split, **kwargs)
 
 
 @DATASETS.register_module()
 class EmbeddedDomains(UnpairedFolders):
-    """An embedded set of two domains; built when `data_root` does not exist yet."""
+    """An embedded set of two domains; see `EmbeddedImages`."""
 
-    def __init__(self, name: str, data_root: str | Path, **kwargs) -> None:
+    def __init__(self, name: str, data_root: str | Path | None = None, **kwargs) -> None:
         super().__init__(ensure_embedded(name, data_root), **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -36,7 +37,7 @@ class CocoAP(CocoMetric):
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not set(self.metrics) <= DETECTIONS.keys():
             raise UserError(f'CocoAP: metric {metric} is none of {", ".join(DETECTIONS)}')
-        self._coco_api = COCO(ann_file, print_function=lambda *_: None)
+        self._coco_api = COCO(str(Path(ann_file).expanduser()), print_function=lambda *_: None)
 
     @staticmethod
     def keys_of(metric: str | Sequence[str] = 'bbox', **_: object) -> list[str]:

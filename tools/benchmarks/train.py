@@ -82,14 +82,19 @@ def _images_a_second(steps: int, rounds: int, threads: int) -> dict[str, float]:
 def write_peer(folder: Path) -> Path:
     """The same model, data and schedule as a plain MMDetection config, which knows no sbzoo."""
     cfg = Config.fromfile(CONFIG)
+    cfg.data_root = str(ensure_digits(cfg.data_root))
+    annotations = f'{cfg.data_root}/annotations/val.json'
+    cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = annotations
     for part in typed_dicts(cfg._cfg_dict):
         if part['type'] == 'Norm':
             part.clear()
             part.update(type='GN', num_groups=8)
         part['type'] = HOST.get(part['type'], part['type'])
     for name in ('train', 'val', 'test'):
-        cfg[f'{name}_dataloader'].dataset.metainfo = dict(classes=CLASSES)
+        dataset = cfg[f'{name}_dataloader'].dataset
+        dataset.data_root, dataset.metainfo = cfg.data_root, dict(classes=CLASSES)
     cfg.custom_hooks = []
+    del cfg._cfg_dict['sbzoo']
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     cfg.default_hooks.checkpoint.pop('backend_args')
     cfg.optim_wrapper.optimizer.pop('fused')

@@ -1,5 +1,5 @@
 # Mask R-CNN (He et al. 2017, arXiv 1703.06870) with the 4conv1fc box head of the GN paper.
-_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', './sbzoo.py']
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', '../../_base_/sbzoo.py']
 gn = dict(type='Norm', spec='gn')
 model = dict(
     backbone=dict(_delete_=True, type='NormResNet', depth=50, frozen_stages=1),
@@ -11,6 +11,6 @@ model = dict(
 train_dataloader = dict(batch_size=2, persistent_workers=False)
 optim_wrapper = dict(optimizer=dict(lr=0.02 * 2 / 16))  # MMDetection's, for 16 images a step
 auto_scale_lr = dict(base_batch_size=2)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))
-vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-visualizer = dict(vis_backends=vis_backends)
+custom_hooks = _base_.sbzoo.hooks
+default_hooks = dict(checkpoint=_base_.sbzoo.checkpoint)
+visualizer = dict(vis_backends=_base_.sbzoo.vis_backends)

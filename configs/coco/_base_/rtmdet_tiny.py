@@ -1,5 +1,5 @@
 # RTMDet-tiny (Lyu et al. 2022, arXiv 2212.07784); its head has a norm for each pyramid level.
-_base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+_base_ = ['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', '../../_base_/sbzoo.py']
 norm_cfg = dict(type='Norm', spec='gn')
 model = dict(
     backbone=dict(norm_cfg=norm_cfg),
@@ -9,14 +9,6 @@ model = dict(
 train_dataloader = dict(batch_size=2, persistent_workers=False)
 optim_wrapper = dict(optimizer=dict(lr=0.004 * 2 / 256))  # MMDetection's, for 8 x 32 images a step
 auto_scale_lr = dict(base_batch_size=2)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='atomic')))
-vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-visualizer = dict(vis_backends=vis_backends)
-custom_imports = dict(imports=['sbzoo'], allow_failed_imports=False)
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(type='ExactResumeHook'),
-    dict(type='PretrainedHook'),
-    dict(type='StopAtInvalidLossHook'),
-    dict(type='AlphaHook'),
-]
+custom_hooks = [*_base_.custom_hooks, *_base_.sbzoo.hooks]
+default_hooks = dict(checkpoint=_base_.sbzoo.checkpoint)
+visualizer = dict(vis_backends=_base_.sbzoo.vis_backends)

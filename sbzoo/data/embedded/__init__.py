@@ -21,7 +21,7 @@ def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) ->
         digest: The sha256 that the published figures were measured on; another one is told in a
             warning.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.exists():
         built = _build(root, build)
         if built not in (None, digest):

@@ -22,6 +22,7 @@ from rich.progress import track
 from sbzoo.data.embedded import ensure_built
 from sbzoo.data.embedded.digit_scenes import SPLITS, handwriting, photograph
 from sbzoo.errors import UserError
+from sbzoo.paths import cache_dir
 
 _SIZE = 64  # pixels, side of textures, domains and outlines
 _FINE = 2 * _SIZE  # shapes are drawn at twice the size, so that their edges are smooth
@@ -53,19 +54,19 @@ class EmbeddedSet:
     digest: str
 
 
-def ensure_embedded(name: str, root: str | Path) -> Path:
+def ensure_embedded(name: str, root: str | Path | None = None) -> Path:
     """Build an embedded set under `root` unless it is there already, and return `root`.
 
     Args:
         name: One of `SETS`.
-        root: The folder of the set.
+        root: The folder of the set; without one, that of its name in the cache.
 
     Raises:
         UserError: There is no such set.
     """
     if name not in SETS:
         raise UserError(f'no embedded set {name!r}; there are {", ".join(SETS)}')
-    return ensure_built(root, partial(_build, name), SETS[name].digest)
+    return ensure_built(root or cache_dir() / name, partial(_build, name), SETS[name].digest)
 
 
 def _build(name: str, root: Path) -> str:
