@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from sbzoo.checkpoint.io import check_weights, read_checkpoint
-from sbzoo.engine.batches import some_batches
+from sbzoo.engine.runner import some_batches
 from sbzoo.errors import UserError
 from sbzoo.files import write
 from sbzoo.gan.models.base import AdversarialModel

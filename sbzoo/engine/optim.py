@@ -67,10 +67,3 @@ class PlayersOptimWrapperConstructor:
         return OptimWrapperDict(
             **{name: build_optim_wrapper(networks[name], cfg) for name, cfg in self.cfg.items()}
         )
-
-
-def wrappers_of(optim_wrapper: dict) -> list[dict]:
-    """The configs of a training's optimizer wrappers: one, or one for each player."""
-    if 'optimizer' in optim_wrapper:
-        return [optim_wrapper]
-    return [value for value in optim_wrapper.values() if isinstance(value, dict)]

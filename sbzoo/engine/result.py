@@ -16,8 +16,7 @@ from mmengine.runner import Runner
 
 from sbzoo.engine.hooks.alpha import alphas
 from sbzoo.engine.hooks.noise_scale import summary
-from sbzoo.engine.optim import wrappers_of
-from sbzoo.engine.options.data import leaf
+from sbzoo.engine.options.parts import leaf, wrappers_of
 from sbzoo.files import write
 
 FILE = 'result.json'

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
 from sbzoo.data.datasets import cycled_labels
 from sbzoo.data.image_folder import ImageFolder
-from sbzoo.engine.visualize_generation import image_grid, save_png
+from sbzoo.engine.visualize import image_grid, save_png
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, replacing
 from sbzoo.gan.models.base import AdversarialModel

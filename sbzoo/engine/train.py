@@ -11,13 +11,16 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from sbzoo.checkpoint.io import check_fits, find_checkpoint, latest_checkpoint
-from sbzoo.engine import visualize_detection as detection
-from sbzoo.engine import visualize_generation as generation
 from sbzoo.engine.hooks.noise_scale import explain
 from sbzoo.engine.options.schedule import check_spans
 from sbzoo.engine.result import write_result
 from sbzoo.engine.runner import unwrapped
-from sbzoo.engine.visualize_curves import draw_curves
+from sbzoo.engine.visualize import (
+    detection_table,
+    draw_curves,
+    draw_results,
+    generation_table,
+)
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.image_to_image import Translation
@@ -111,10 +114,10 @@ def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
     if not is_main_process():
         return
     write_result(runner, metrics)
-    kind = generation if isinstance(unwrapped(runner), AdversarialModel) else detection
+    generates = isinstance(unwrapped(runner), AdversarialModel)
     console = Console(highlight=False)
-    console.print(kind.table(metrics))
-    console.print(f'picture: {kind.draw(runner)}', soft_wrap=True)
+    console.print((generation_table if generates else detection_table)(metrics))
+    console.print(f'picture: {draw_results(runner)}', soft_wrap=True)
     if noise := explain(runner.message_hub):
         console.print(f'noise:   {noise}', soft_wrap=True)
     if runner.iter and (curves := draw_curves(runner.work_dir)):  # it has trained

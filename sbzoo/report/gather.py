@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sbzoo.engine.options.read import norm_of
+from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.result import SCHEDULE
-from sbzoo.engine.visualize_curves import Curve, read_curves
+from sbzoo.engine.visualize import Curve, read_curves
 from sbzoo.errors import UserError
 from sbzoo.zoo.evaluate import METRICS, metric_name
 from sbzoo.zoo.publish import read_run

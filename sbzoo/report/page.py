@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sbzoo import files
 from sbzoo.checkpoint.cards import TASKS, Card, list_cards
 from sbzoo.engine.result import FILE as RESULT
-from sbzoo.engine.visualize_curves import Curve
+from sbzoo.engine.visualize import Curve
 from sbzoo.paths import CARDS
 from sbzoo.report import plots, tables
 from sbzoo.report.gather import (

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from sbzoo.engine.visualize_curves import Curve
+from sbzoo.engine.visualize import Curve
 from sbzoo.errors import UserError
 
 POINTS = 120  # of a curve, at most

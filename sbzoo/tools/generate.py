@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
 def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
     """The config and the model that the options name."""
     from sbzoo.checkpoint.resolve import local
-    from sbzoo.engine.options.read import load_config
+    from sbzoo.engine.options.config import load_config
     from sbzoo.engine.sampling import check_generates, load_model
     from sbzoo.errors import UserError
     from sbzoo.zoo import load as models
@@ -111,7 +111,7 @@ def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
     """The images of a folder, translated at the size that the model was trained for."""
     from sbzoo.data.image_folder import read_image_folder
     from sbzoo.engine import sampling as generate
-    from sbzoo.engine.options.data import leaf
+    from sbzoo.engine.options.parts import leaf
 
     folder = read_image_folder(root)
     size = leaf(cfg.test_dataloader.dataset).image_size

@@ -22,8 +22,8 @@ from sbzoo.checkpoint.cards import TASKS, Card, card
 from sbzoo.checkpoint.io import check_weights, read_checkpoint
 from sbzoo.checkpoint.key_maps import GENERATOR, own_keys
 from sbzoo.checkpoint.resolve import CARD, fetch
-from sbzoo.engine.options.data import leaf
-from sbzoo.engine.options.read import load_config, norm_of
+from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.parts import leaf, norm_of
 from sbzoo.engine.runner import unwrapped
 from sbzoo.engine.sampling import sample
 from sbzoo.errors import UserError

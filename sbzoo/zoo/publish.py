@@ -25,7 +25,8 @@ from sbzoo import files
 from sbzoo.checkpoint.cards import FILE, Card, Result
 from sbzoo.checkpoint.io import find_checkpoint, read_checkpoint
 from sbzoo.checkpoint.key_maps import GENERATOR
-from sbzoo.engine.options.read import load_config, norm_of
+from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.result import ALIKE, data_name
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.errors import UserError

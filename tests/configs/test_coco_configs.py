@@ -17,9 +17,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.detection.preprocessing import check_preprocessing
-from sbzoo.engine.options.config import set_scratch, use_sbzoo
+from sbzoo.engine.options.config import load_config, set_scratch, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 from sbzoo.engine.options.schedule import set_batch
 from sbzoo.norm import Norm
 from sbzoo.norm.key_names import with_own_names

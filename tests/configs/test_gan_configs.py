@@ -9,10 +9,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS
 from torch import nn
 
-from sbzoo.engine.options.config import set_noise_scale, use_sbzoo
-from sbzoo.engine.options.data import leaf
+from sbzoo.engine.options.config import load_config, set_noise_scale, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.parts import leaf
 from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_lr
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm

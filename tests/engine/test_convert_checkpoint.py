@@ -9,8 +9,8 @@ import torch
 
 from sbzoo.checkpoint.io import read_checkpoint
 from sbzoo.engine.convert_checkpoint import build_model
+from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 
 BN = 'configs/retinanet_bn_b2.py'
 SMALL = [

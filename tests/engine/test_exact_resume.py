@@ -9,8 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-from sbzoo.engine.options.config import use_sbzoo
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config, use_sbzoo
 
 LR, BATCHES, TOGETHER = 0.1, 5, 2
 

@@ -9,9 +9,10 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from test_faults import train  # noqa: F401 (a fixture)
 
-from sbzoo.engine import visualize_generation as generation
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.hooks import samples as samples_hook
+from sbzoo.engine.options.config import load_config
 from sbzoo.engine.sampling import load_model
+from sbzoo.engine.visualize import draw_samples
 from sbzoo.errors import UserError
 
 CONFIG = 'configs/dcgan_in_b2.py'
@@ -102,7 +103,7 @@ def grey(value: int) -> torch.Tensor:
 @pytest.mark.parametrize(('count', 'shown'), [(1, 1), (2, 1), (3, 1), (4, 2)])
 def test_few_translations_are_drawn_too(count, shown):
     samples = [BaseDataElement(source_img=grey(i), fake_img=grey(100 + i)) for i in range(count)]
-    found = set(np.unique(generation.draw_samples(samples))) - {255}
+    found = set(np.unique(draw_samples(samples))) - {255}
     assert found == {*range(shown), *range(100, 100 + shown)}
 
 
@@ -110,7 +111,7 @@ def test_few_translations_are_drawn_too(count, shown):
 @pytest.mark.filterwarnings('error:std')
 def test_a_collapsed_run_stops(tmp_path, monkeypatch, count, spread):
     samples = [BaseDataElement(fake_img=grey(100 + spread * i)) for i in range(count)]
-    monkeypatch.setattr(generation, 'first_samples', lambda *_: samples)
+    monkeypatch.setattr(samples_hook, 'first_samples', lambda *_: samples)
     runner = types.SimpleNamespace(
         model=torch.nn.Identity(),
         work_dir=str(tmp_path),
@@ -120,7 +121,7 @@ def test_a_collapsed_run_stops(tmp_path, monkeypatch, count, spread):
         visualizer=types.SimpleNamespace(add_image=lambda *_, **__: None),
     )
     (tmp_path / 'epoch_2.pth').touch()
-    hook = generation.SamplesHook()
+    hook = samples_hook.SamplesHook()
     if spread or count == 1:
         hook.after_val_epoch(runner)
     else:

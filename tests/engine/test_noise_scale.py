@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from sbzoo.engine.hooks.alpha import alphas
 from sbzoo.engine.hooks.noise_scale import INFO, NoiseScale, explain, signal_and_noise, summary
-from sbzoo.engine.visualize_curves import draw_curves, read_curves
+from sbzoo.engine.visualize import draw_curves, read_curves
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 

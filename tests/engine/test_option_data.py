@@ -9,8 +9,9 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from sbzoo.data.coco import read_folder
-from sbzoo.engine.options.data import leaf, set_data
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.data import set_data
+from sbzoo.engine.options.parts import leaf
 from sbzoo.engine.options.schedule import check_spans, set_epochs
 from sbzoo.errors import UserError
 

@@ -9,9 +9,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from sbzoo.engine.options.config import use_sbzoo
+from sbzoo.engine.options.config import load_config, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 from sbzoo.engine.options.schedule import set_epochs
 from sbzoo.engine.train import train
 from sbzoo.norm import Norm

@@ -9,10 +9,15 @@ from mmengine.config import Config
 from torch import nn
 
 from sbzoo.data.coco import read_folder
-from sbzoo.engine.options.config import build_config, set_noise_scale, set_scratch, use_sbzoo
+from sbzoo.engine.options.config import (
+    build_config,
+    load_config,
+    set_noise_scale,
+    set_scratch,
+    use_sbzoo,
+)
 from sbzoo.engine.options.data import set_coco
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs, set_lr
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from sbzoo.checkpoint.io import latest_checkpoint
 from sbzoo.engine.convert_checkpoint import run_every_head
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 
 LOOPS = dict(
     epochs=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),

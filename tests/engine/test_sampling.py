@@ -12,7 +12,7 @@ from PIL import Image
 
 from sbzoo.data.image_folder import read_image_folder
 from sbzoo.engine import sampling as generate
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 from sbzoo.errors import UserError
 from sbzoo.gan.networks.blocks import ClassEmbedding
 from sbzoo.images import to_uint8

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 import sbzoo
 from sbzoo.checkpoint import cards
 from sbzoo.data.image_folder import decode, read_image_folder
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 from sbzoo.metrics.compare import compare
 from sbzoo.metrics.extractors import build_extractor, extractor_name, inception
 from sbzoo.metrics.extractors.digits import CARD, DigitClassifier

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
-from sbzoo.engine.hooks.resume import LeanHook
-from sbzoo.engine.options.config import set_lean
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.hooks.lean import LeanHook
+from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.memory import set_lean
 from sbzoo.norm import build_norm, norm_cfg
 from sbzoo.norm.recompute import lean, make_lean
 

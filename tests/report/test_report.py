@@ -21,7 +21,7 @@ import sbzoo
 from sbzoo import UserError
 from sbzoo.__main__ import parser_of
 from sbzoo.checkpoint.cards import Card, Result
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 from sbzoo.paths import ROOT
 from sbzoo.report import check, measurements, page, plots, tables
 from sbzoo.report.gather import experiments, read_results, read_work_dir

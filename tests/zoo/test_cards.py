@@ -25,7 +25,7 @@ from sbzoo import UserError
 from sbzoo.checkpoint import cards
 from sbzoo.checkpoint.cards import Card, Result, parse
 from sbzoo.detection.preprocessing import Preprocessing, _given
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 from sbzoo.paths import ROOT
 from sbzoo.zoo import index as published
 from sbzoo.zoo import load as models

@@ -15,7 +15,7 @@ from safetensors import safe_open
 import sbzoo
 from sbzoo import UserError
 from sbzoo.checkpoint import cards
-from sbzoo.engine.options.read import load_config
+from sbzoo.engine.options.config import load_config
 from sbzoo.engine.result import data_name
 from sbzoo.paths import ROOT
 from sbzoo.report.check import check

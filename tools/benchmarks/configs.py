@@ -25,9 +25,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks import records
-from sbzoo.engine.options.config import use_sbzoo
+from sbzoo.engine.options.config import load_config, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 from sbzoo.files import write
 from sbzoo.norm import Norm
 from sbzoo.paths import ROOT

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import runs
-from sbzoo.engine.visualize_generation import save_png
+from sbzoo.engine.visualize import save_png
 from sbzoo.report.tables import mean_std
 
 NORMS, BATCH = ('bn', 'in', 'gn', 'ln', 'hybrid', 'none'), 2

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks import records
-from sbzoo.engine.options.config import set_lean, set_scratch, use_sbzoo
+from sbzoo.engine.options.config import load_config, set_scratch, use_sbzoo
+from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config
 from sbzoo.norm.recompute import make_lean
 from sbzoo.report.measurements import memory
 from sbzoo.tools.cli import positive_int

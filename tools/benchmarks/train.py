@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from benchmarks import records
 from sbzoo.data.embedded.digit_scenes import CLASSES, ensure_digits
-from sbzoo.engine.options.read import typed_dicts
+from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT, cache_dir
 from sbzoo.report.measurements import compared

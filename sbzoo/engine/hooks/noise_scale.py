@@ -20,8 +20,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from sbzoo.engine.randomness import random_state_kept
-from sbzoo.engine.runner import unwrapped
+from sbzoo.engine.runner import random_state_kept, unwrapped
 from sbzoo.errors import UserError
 
 INFO = 'noise_scale'  # the name in mmengine's message hub, which checkpoints keep

@@ -7,9 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from sbzoo.engine.batches import some_batches
-from sbzoo.engine.randomness import random_state_kept
-from sbzoo.engine.runner import unwrapped
+from sbzoo.engine.runner import random_state_kept, some_batches, unwrapped
 from sbzoo.norm import reestimate
 
 

@@ -15,7 +15,6 @@ from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm.key_names import accept_published_names
-from sbzoo.norm.recompute import make_lean
 
 
 @HOOKS.register_module()
@@ -99,19 +98,6 @@ class PretrainedHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""
         check_preprocessing(unwrapped(runner))
-
-
-@HOOKS.register_module()
-class LeanHook(Hook):
-    """Trains in less memory, with the same gradients; see `sbzoo.norm.recompute`."""
-
-    def before_train(self, runner: Runner) -> None:
-        """Make the forward of a detector lean, or of a GAN's generator.
-
-        A discriminator's penalties differentiate twice, for which all has to be kept.
-        """
-        model = unwrapped(runner)
-        make_lean(model.generator if isinstance(model, AdversarialModel) else model)
 
 
 def _is_finite(value: float) -> bool:

@@ -7,15 +7,16 @@ directory holds every change, and MMDetection's own tools run it.
 from __future__ import annotations
 
 import argparse
+import difflib
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, DictAction
 
-from sbzoo.engine.optim import wrappers_of
 from sbzoo.engine.options.data import set_data
+from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.read import load_config, typed_dicts
+from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.engine.options.schedule import (
     say_if_lr_is_for_another_batch,
     set_accumulate,
@@ -27,6 +28,36 @@ from sbzoo.errors import UserError
 
 HOOKS = ('ExactResumeHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
 TENSORBOARD = dict(type='TensorboardVisBackend')
+
+
+def load_config(name: str) -> Config:
+    """Read a config file, or one of an installed library as `mmdet::retinanet/....py`.
+
+    Raises:
+        UserError: There is none of this name, or it is no valid config.
+    """
+    path = _find(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, map(str, Path('configs').rglob('*.py')), n=3)
+        hint = f'; did you mean {" or ".join(near)}?' if near else ''
+        raise UserError(f'{name}: no such config{hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except (OSError, SyntaxError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f'{name}: not a config that can be read ({error})') from error
+    if 'model' not in cfg:
+        raise UserError(f'{name}: the config has no model')
+    return cfg
+
+
+def _find(name: str) -> Path:
+    library, _, path = name.rpartition('::')
+    if not library:
+        return Path(path)
+    spec = find_spec(library)
+    if spec is None:
+        raise UserError(f'{name}: {library} is not installed')
+    return Path(spec.origin).parent / '.mim' / 'configs' / path
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -117,27 +148,6 @@ def set_noise_scale(cfg: Config, interval: int) -> None:
 def set_seed(cfg: Config, seed: int) -> None:
     """Seed the weights, the order of the images and the augmentation."""
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-
-
-def set_amp(cfg: Config, _: bool) -> None:
-    """Train in mixed precision.
-
-    Raises:
-        UserError: There is no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise UserError('--amp: mixed precision needs a GPU, and torch sees none')
-    for wrapper in wrappers_of(cfg.optim_wrapper):
-        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
-
-
-def set_lean(cfg: Config, _: bool = True) -> None:
-    """Train in less memory: a hook, and the focal loss that keeps its slope alone."""
-    for part in typed_dicts(cfg.model):
-        if part['type'] == 'FocalLoss':
-            part['type'] = 'LeanFocalLoss'
-    if not any(hook['type'] == 'LeanHook' for hook in cfg.custom_hooks):
-        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='LeanHook')]
 
 
 CHANGES = dict(

@@ -11,7 +11,7 @@ from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.data.datasets import CIFAR10Dataset, PairedFolders, UnpairedFolders
 from sbzoo.data.image_folder import read_image_folder
 from sbzoo.data.paired_folders import read_domains, read_pairs
-from sbzoo.engine.options.read import typed_dicts
+from sbzoo.engine.options.parts import leaf, typed_dicts
 from sbzoo.errors import UserError
 from sbzoo.metrics.coco_ap import DETECTIONS
 
@@ -149,11 +149,4 @@ def _one_of_several(dataset: ConfigDict) -> ConfigDict:
         return _one_of_several(dataset.datasets[0])
     if 'dataset' in dataset:
         dataset.dataset = _one_of_several(dataset.dataset)
-    return dataset
-
-
-def leaf(dataset: ConfigDict) -> ConfigDict:
-    """The innermost data set of wrappers such as RepeatDataset; the first where they hold more."""
-    while inner := dataset.get('dataset') or dataset.get('datasets'):
-        dataset = inner[0] if isinstance(inner, list) else inner
     return dataset

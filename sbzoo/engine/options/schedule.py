@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from sbzoo.engine.optim import wrappers_of
+from sbzoo.engine.options.parts import wrappers_of
 from sbzoo.errors import UserError
 
 DEVICES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')

@@ -1,48 +1,13 @@
-"""Reading configs, and finding one's way in them."""
+"""The parts of a config that its options change, wherever they are in it."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
-
-from sbzoo.errors import UserError
-
-
-def load_config(name: str) -> Config:
-    """Read a config file, or one of an installed library as `mmdet::retinanet/....py`.
-
-    Raises:
-        UserError: There is none of this name, or it is no valid config.
-    """
-    path = _find(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, map(str, Path('configs').rglob('*.py')), n=3)
-        hint = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'{name}: no such config{hint}')
-    try:
-        cfg = Config.fromfile(path)
-    except (OSError, SyntaxError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f'{name}: not a config that can be read ({error})') from error
-    if 'model' not in cfg:
-        raise UserError(f'{name}: the config has no model')
-    return cfg
-
-
-def _find(name: str) -> Path:
-    library, _, path = name.rpartition('::')
-    if not library:
-        return Path(path)
-    spec = find_spec(library)
-    if spec is None:
-        raise UserError(f'{name}: {library} is not installed')
-    return Path(spec.origin).parent / '.mim' / 'configs' / path
 
 
 def typed_dicts(node: object) -> Iterator[ConfigDict]:
@@ -71,3 +36,17 @@ def _spec(part: dict) -> str:
     own = {'Norm': layer.get('spec'), 'GN': f'gn{layer.get("num_groups")}'}
     named = layer and own.get(layer['type'], layer['type'].lower())
     return part['norm'] if isinstance(part.get('norm'), str) else named
+
+
+def leaf(dataset: ConfigDict) -> ConfigDict:
+    """The innermost data set of wrappers such as RepeatDataset; the first where they hold more."""
+    while inner := dataset.get('dataset') or dataset.get('datasets'):
+        dataset = inner[0] if isinstance(inner, list) else inner
+    return dataset
+
+
+def wrappers_of(optim_wrapper: dict) -> list[dict]:
+    """The configs of a training's optimizer wrappers: one, or one for each player."""
+    if 'optimizer' in optim_wrapper:
+        return [optim_wrapper]
+    return [value for value in optim_wrapper.values() if isinstance(value, dict)]
