@@ -109,6 +109,9 @@ def test_header(path):
     assert 'Not trained here' in header
     aps, source = re.search(r'AP (.*?), .*\n# \(MMDetection, (\S+)\)\.', header).groups()
     assert [float(ap) for ap in re.findall(r'[\d.]+', aps)] == published_ap(source)
+    lines = (FOLDER / 'README.md').read_text().splitlines()
+    (row,) = (line for line in lines if f'`{source}`' in line)
+    assert all(ap in row for ap in re.findall(r'[\d.]+', aps))
 
 
 def published_ap(config: str) -> list[float]:
