@@ -88,6 +88,18 @@ def calibrate(
 
     Raises:
         UserError: The networks are not of one architecture, or share their weights.
+
+    Example:
+        >>> from copy import deepcopy
+        >>> from sbzoo.norm import convert_norm
+        >>> original = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+        >>> converted = convert_norm(deepcopy(original), 'gn2').model
+        >>> x = torch.randn(4, 3, 16, 16)
+        >>> torch.allclose(converted(x).std((0, 2, 3)), original(x).std((0, 2, 3)))
+        False
+        >>> record = calibrate(converted, original, [x])
+        >>> torch.allclose(converted(x).std((0, 2, 3)), original(x).std((0, 2, 3)), atol=1e-5)
+        True
     """
     layers, left = _pair(model, reference)
 

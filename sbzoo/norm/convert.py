@@ -95,6 +95,20 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
 
     Raises:
         UserError: Unknown spec, or a model without norms.
+
+    Example:
+        There and back it evaluates as before:
+
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+        >>> x = torch.randn(2, 3, 9, 9)
+        >>> before = model(x)
+        >>> print(convert_norm(model, 'hybrid'))
+        norm hybrid: 1 layers turned, 0 left
+             1 BatchNorm2d -> hybrid: 1
+        >>> record = convert_norm(model, 'bn')
+        >>> torch.equal(model(x), before)
+        True
     """
     plain, standardise = split_spec(spec)
     norm_cfg(plain)  # an unknown spec is an error whatever the model has

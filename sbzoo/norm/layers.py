@@ -35,6 +35,24 @@ class Norm(_InstanceNorm):
 
     Raises:
         UserError: Unknown spec, no momentum, or what the norm of the spec does not take.
+
+    Example:
+        A group for each channel is instance norm, one group is layer norm, a ghost batch of all
+        samples is the batch, and a hybrid has its parts at its ends:
+
+        >>> def same(one: nn.Module, other: nn.Module) -> bool:
+        ...     return torch.allclose(one(x), other(x), atol=1e-5)
+        >>> x = torch.randn(4, 8, 5, 5)
+        >>> same(Norm(8, 'gn8'), Norm(8, 'in')), same(Norm(8, 'gn1'), Norm(8, 'ln'))
+        (True, True)
+        >>> same(Norm(8, 'ghost4'), Norm(8, 'bn')), same(Norm(8, 'ghost1'), Norm(8, 'in'))
+        (True, True)
+        >>> hybrid = Norm(8, 'hybrid(bn,ln)')
+        >>> for alpha_logit, end in ((100, 'bn'), (-100, 'ln')):
+        ...     _ = nn.init.constant_(hybrid.alpha_logit, alpha_logit)
+        ...     print(f'alpha = {hybrid.alpha:.0f}:', same(hybrid, Norm(8, end)))
+        alpha = 1: True
+        alpha = 0: True
     """
 
     _abbr_ = 'bn'  # mmcv names the layer, and so its keys, as in batch norm checkpoints
@@ -184,6 +202,15 @@ def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:
 
     Plain batch norm is torch's own layer, because host libraries recognise batch norm by its
     class (`norm_eval`, SyncBN conversion, fusing); everything else is `Norm`.
+
+    Example:
+        >>> build_norm('gn', 48)  # 32 groups, or the nearest number that divides
+        Norm(48, 'gn', eps=1e-05, affine=True)
+        >>> x = torch.randn(2, 48, 3, 3)
+        >>> torch.allclose(build_norm('gn', 48)(x), F.group_norm(x, 24), atol=1e-6)
+        True
+        >>> torch.allclose(build_norm('bn', 48)(x), Norm(48, 'bn')(x), atol=1e-5)
+        True
     """
     cfg = norm_cfg(spec)
     if cfg['type'] == 'BN' and not kwargs.get('relu'):
@@ -196,6 +223,10 @@ def norm_cfg(spec: str) -> dict:
 
     Raises:
         UserError: Unknown spec.
+
+    Example:
+        >>> norm_cfg('bn'), norm_cfg('Hybrid(IN, LN)')
+        ({'type': 'BN'}, {'type': 'Norm', 'spec': 'hybrid(in,ln)'})
     """
     parse(spec, num_channels=1)
     plain, _ = split_spec(spec)

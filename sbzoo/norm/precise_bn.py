@@ -110,6 +110,15 @@ def reestimate(
 
     Returns:
         The names of the norms that were set.
+
+    Example:
+        The statistics over unequal batches are those of all images:
+
+        >>> model, x = nn.Sequential(nn.BatchNorm2d(3)), torch.randn(6, 3, 4, 4)
+        >>> reestimate(model, x.split([1, 2, 3]))
+        ['0']
+        >>> torch.allclose(model[0].running_var, x.var((0, 2, 3)))
+        True
     """
     tracking = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
     norms = {name: norm for name, norm in tracking.items() if not _trains_by_running(norm)}

@@ -21,7 +21,6 @@ from benchmarks import (
 )
 
 from sbzoo import UserError
-from sbzoo.norm import NORMS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / 'model_cards/results/README.md'
@@ -39,12 +38,6 @@ def test_results_are_shown_as_they_are():
     assert transfer.table(results('transfer_digits')) in readme
     assert gan.table(results('gan_digits'), gan.NORMS) in readme
     assert configs.table(json.loads(configs.SUMMARY.read_text())['norms']) in readme
-
-
-def test_readme_shows_the_table_of_the_norms():
-    readme = (ROOT / 'README.md').read_text()
-    rows = [f'| `{e.spec}` | {e.statistics} | {e.use} |' for e in NORMS]
-    assert '\n'.join(rows) in readme
 
 
 def test_runs_of_the_norms_are_of_one_protocol():
