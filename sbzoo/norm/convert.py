@@ -122,7 +122,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             reason = 'frozen'
         if reason:
             record.left.append(Left(name, type(norm).__name__, reason))
-        elif not _is_already(norm, plain):
+        elif not (isinstance(norm, nn.BatchNorm2d) if plain == 'bn' else _described(norm) == plain):
             new_layers[norm] = _like(norm, plain, model)
             record.changed.append(_change(name, norm, new_layers[norm]))
     if standardise:
@@ -146,20 +146,6 @@ def _norms(model: nn.Module) -> dict[nn.Module, str]:
     return {norm: name for norm, name in norms.items() if norm not in parts}
 
 
-def _joined(parent: str, key: str) -> str:
-    return f'{parent}.{key}' if parent else key
-
-
-def _is_already(norm: nn.Module, spec: str) -> bool:
-    if _is_torchs(spec):
-        return isinstance(norm, nn.BatchNorm2d)
-    return isinstance(norm, Norm) and norm_cfg(norm.spec) == norm_cfg(spec)
-
-
-def _is_torchs(spec: str) -> bool:
-    return norm_cfg(spec)['type'] == 'BN'
-
-
 def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     """The layer that `spec` names, with what `norm` has learned and what it does beside."""
     channels = supported.channels(norm)
@@ -169,7 +155,7 @@ def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     drop, act = supported.drop_and_activation(norm)
     if parse(spec, channels).activates:
         act = nn.Identity()  # the new one takes its place
-    if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and not _is_torchs(spec):
+    if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and spec != 'bn':
         settings['relu'], act = True, nn.Identity()  # in the same pass
     new = build_norm(spec, channels, **settings)
     if not (isinstance(drop, nn.Identity) and isinstance(act, nn.Identity)):
@@ -225,7 +211,7 @@ def _convolutions_beside(
         for key, child in parent.named_children():
             if takes_standardisation(child) and child.out_channels in widths and child not in seen:
                 seen.add(child)
-                yield _joined(name, key), child
+                yield f'{name}.{key}'.removeprefix('.'), child
 
 
 def _replace(new_layers: dict[nn.Module, nn.Module], model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from sbzoo.errors import UserError
 from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
-from sbzoo.norm.moments import Moments
+from sbzoo.norm.moments import Moments, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
 from sbzoo.norm.spec import parse, split_spec
@@ -88,12 +88,12 @@ class Norm(_InstanceNorm):
     @property
     def alpha(self) -> Tensor:
         """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
-        return _wide(self.alpha_logit).sigmoid()
+        return wide(self.alpha_logit).sigmoid()
 
     @property
     def running(self) -> Moments:
         """The running statistics, [1, C]."""
-        return Moments(_wide(self.running_mean)[None], _wide(self.running_var)[None], 1)
+        return Moments(wide(self.running_mean)[None], wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [N, C, H, W]: moments -> pool -> affine.
@@ -190,11 +190,6 @@ class Norm(_InstanceNorm):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f'{self.num_features}, {self.spec!r}, eps={self.eps}, affine={self.affine}'
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In the type of the tables, float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:

@@ -16,6 +16,11 @@ class Moments(NamedTuple):
     count: int
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def average(moments: Moments, dim: int) -> Moments:
     """Pool along `dim` (kept) by the law of total variance, in its centred form."""
     mean, var = _Average.apply(moments.mean, moments.var, dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.moments import Moments
+from sbzoo.norm.moments import Moments, wide
 
 Forward = Callable[[nn.Module, Any], object]  # runs a model on a batch; its result is not used
 
@@ -26,8 +27,7 @@ class RunningMoments:
 
     def add(self, x: Tensor) -> None:
         """Add features [N, C, ...]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
+        var, mean = torch.var_mean(wide(x), [0, *range(2, x.ndim)], correction=0)
         count = x.numel() // x.shape[1]
         self._merge(count, mean.to('cpu', torch.float64), var.to('cpu', torch.float64))
 
@@ -121,14 +121,18 @@ def reestimate(
         True
     """
     tracking = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
-    norms = {name: norm for name, norm in tracking.items() if not _trains_by_running(norm)}
+    norms = {
+        name: norm
+        for name, norm in tracking.items()
+        if not (isinstance(norm, Norm) and norm.pool.trains_by_running)
+    }
     if not norms:
         return []
     inputs = {name: RunningMoments() for name in norms}
     buffers = [buffer for norm in tracking.values() for buffer in norm.buffers()]
     with _kept(buffers), ExitStack() as hooks:
         for name, norm in norms.items():
-            hook = _adds_inputs_to(inputs[name])
+            hook = partial(_add_input, inputs[name])
             hooks.enter_context(norm.register_forward_pre_hook(hook))
         for batch in batches:
             forward(model, batch)
@@ -141,12 +145,5 @@ def reestimate(
     return ran
 
 
-def _trains_by_running(norm: nn.Module) -> bool:
-    return isinstance(norm, Norm) and norm.pool.trains_by_running
-
-
-def _adds_inputs_to(moments: RunningMoments) -> Callable:
-    def hook(norm: nn.Module, args: tuple) -> None:
-        moments.add(args[0])
-
-    return hook
+def _add_input(inputs: RunningMoments, norm: nn.Module, args: tuple) -> None:
+    inputs.add(args[0])

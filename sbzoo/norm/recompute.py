@@ -158,23 +158,17 @@ def _as_function(module: nn.Module, output: Tensor) -> Function | None:
         return None
     if isinstance(module, LINEAR):
         own = 'weight' in module._parameters  # and not computed by a hook
-        return partial(forward, module) if own and _is_cheap(module) else None
+        cheap = own and module.weight[0].numel() <= MULTIPLY_ADDS
+        return partial(forward, module) if cheap else None
     if not any(forward is kind.forward for kind in CHEAP):
         return None
     if module.training and isinstance(module, Norm) and module.pool.uses_batch:
         return normalized_again(output)
     if module.training and forward is _BatchNorm.forward:
-        return partial(_batch_norm, module)
+        affine = dict(weight=module.weight, bias=module.bias, eps=module.eps)
+        return partial(F.batch_norm, running_mean=None, running_var=None, training=True, **affine)
     if module.training and forward is _InstanceNorm.forward and module.track_running_stats:
         return None
     module = copy(module)  # as it is now: in training or not
     module.inplace = False
     return partial(forward, module)
-
-
-def _is_cheap(module: nn.Module) -> bool:
-    return module.weight[0].numel() <= MULTIPLY_ADDS
-
-
-def _batch_norm(module: _BatchNorm, x: Tensor) -> Tensor:
-    return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)

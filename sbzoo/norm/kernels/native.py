@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sbzoo.norm.moments import wide
+
 _CHUNK = 2**21  # elements
 _aten = torch.ops.aten
 
@@ -21,10 +23,10 @@ _aten = torch.ops.aten
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over H and W, tables [N, C]."""
     if x.is_cuda:
-        var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
+        var, mean = torch.var_mean(wide(x), (2, 3), correction=0)
         return mean, var
     if x.is_contiguous():
-        return _tables(x, [_row_moments(_wide(part)) for (part,) in _chunks(x)])
+        return _tables(x, [_row_moments(wide(part)) for (part,) in _chunks(x)])
     return _tables(x, [_tile_moments(sample) for sample in x.split(1)])
 
 
@@ -56,7 +58,7 @@ def products(
 ) -> tuple[Tensor, Tensor]:
     """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
     chunks = _chunks(grad, x, mean)
-    return _tables(x, [_row_products(_wide(g), _wide(part), m) for g, part, m in chunks])
+    return _tables(x, [_row_products(wide(g), wide(part), m) for g, part, m in chunks])
 
 
 def blend(
@@ -140,7 +142,7 @@ def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Of one sample in channels_last, from those of its chunks by the law of total variance."""
     chunks = [part for (part,) in _chunks(sample)]
-    parts = [_aten.batch_norm_update_stats(_wide(p), None, None, 0.0) for p in chunks]
+    parts = [_aten.batch_norm_update_stats(wide(p), None, None, 0.0) for p in chunks]
     if len(parts) == 1:
         return parts[0]
     means, variances = (torch.stack(tables) for tables in zip(*parts, strict=True))
@@ -171,7 +173,3 @@ def _row_products(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
         grad, x, None, None, None, mean, one, True, 0.0, [False, True, True]
     )
     return dot, total
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -9,16 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sbzoo.norm.moments import wide
+
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over H and W, tables [N, C]."""
-    var, mean = torch.var_mean(_wide(x), (2, 3), correction=0)
+    var, mean = torch.var_mean(wide(x), (2, 3), correction=0)
     return mean, var
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, tables [N, C]; its positive part with `relu`."""
-    y = (_wide(x) * _maps(scale) + _maps(shift)).to(x.dtype)
+    y = (wide(x) * _maps(scale) + _maps(shift)).to(x.dtype)
     return y.relu() if relu else y
 
 
@@ -31,8 +33,8 @@ def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
-    grad = _before_relu(_wide(grad), y)
-    return (grad * (_wide(x) - _maps(mean))).sum((2, 3)), grad.sum((2, 3))
+    grad = _before_relu(wide(grad), y)
+    return (grad * (wide(x) - _maps(mean))).sum((2, 3)), grad.sum((2, 3))
 
 
 def blend(
@@ -45,8 +47,8 @@ def blend(
     out: None = None,
 ) -> Tensor:
     """`a * grad + b * x + c`, tables [N, C]; `y` as in `masked`."""
-    grad = _before_relu(_wide(grad), y)
-    return (_maps(a) * grad + _maps(b) * _wide(x) + _maps(c)).to(x.dtype)
+    grad = _before_relu(wide(grad), y)
+    return (_maps(a) * grad + _maps(b) * wide(x) + _maps(c)).to(x.dtype)
 
 
 def _before_relu(grad: Tensor, y: Tensor | None) -> Tensor:
@@ -56,7 +58,3 @@ def _before_relu(grad: Tensor, y: Tensor | None) -> Tensor:
 def _maps(table: Tensor) -> Tensor:
     """From [N, C] to [N, C, 1, 1]."""
     return table[:, :, None, None]
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
