@@ -1,4 +1,4 @@
-"""Norms as functions on a small table; needs torch alone."""
+"""Normalization layers as functions of per-sample moments; needs torch alone."""
 
 from sbzoo.norm.calibrate import Calibration, calibrate
 from sbzoo.norm.convert import Conversion, convert_norm

@@ -1,4 +1,4 @@
-"""Makes the features of a converted network match those of the network that it was made from."""
+"""Calibration: the affine parameters of a converted network match the moments of the original's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.utils.hooks import RemovableHandle
 from sbzoo.errors import UserError
 from sbzoo.norm import supported
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.precise_bn import Forward, RunningMoments, has_population, set_population
+from sbzoo.norm.precise_bn import Forward, RunningMoments, set_running, tracks_running
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
-QUIET = 1e-3  # channels this far below the original's standard deviation are not turned up
+NEAR_CONSTANT = 1e-3  # of the original's standard deviation: such channels are not scaled up
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Match:
     name: str
     before: float
     after: float
-    quiet: int  # almost constant channels: they keep their learned weight, only the mean matches
+    near_constant: int  # channels: they keep their learned weight, only the mean matches
 
     def __str__(self) -> str:
-        quiet = f' ({self.quiet} channels almost constant: only means match)' if self.quiet else ''
-        return f'  {self.before:.3f} -> {self.after:.3f}  {self.name}{quiet}'
+        line = f'  {self.before:.3f} -> {self.after:.3f}  {self.name}'
+        count = self.near_constant
+        return f'{line} ({count} near-constant channels: only means match)' if count else line
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def calibrate(
         after = _errors(layers, run_both())
     left |= {layer.name: 'did not run on these images' for layer in layers if not layer.bare.count}
     ran = [layer for layer in layers if layer.name not in left]
-    return Calibration([Match(x.name, before[x], after[x], x.quiet) for x in ran], left)
+    return Calibration([Match(x.name, before[x], after[x], x.near_constant) for x in ran], left)
 
 
 class _Layer:
@@ -128,23 +129,23 @@ class _Layer:
         self.scale, self.shift = norm.weight.clone(), norm.bias.clone()
         self.learned = self.scale.to('cpu', torch.float64, copy=True)
         self.target, self.inputs, self.bare = RunningMoments(), RunningMoments(), RunningMoments()
-        self.quiet = 0
+        self.near_constant = 0
 
     def track(self, norm: nn.Module, args: tuple) -> None:
         """Hook: the norm evaluates with the statistics of all its inputs so far."""
         self.inputs.add(args[0])
-        set_population(norm, self.inputs)
+        set_running(norm, self.inputs)
 
     def match(self, norm: nn.Module, args: tuple, bare: Tensor) -> Tensor:
         """Hook: from the output without weight and bias, find both and apply them."""
         self.bare.add(bare)
         std, wanted = self.bare.var.sqrt(), self.target.var.sqrt()
-        quiet = std <= QUIET * wanted
-        size = torch.where(quiet, self.learned.abs(), wanted / std)
+        near_constant = std <= NEAR_CONSTANT * wanted
+        size = torch.where(near_constant, self.learned.abs(), wanted / std)
         scale = torch.where(self.learned < 0, -size, size)
         self.scale.copy_(scale)
         self.shift.copy_(self.target.mean - scale * self.bare.mean)
-        self.quiet = int(quiet.sum())
+        self.near_constant = int(near_constant.sum())
         return bare * self.scale[:, None, None] + self.shift[:, None, None]
 
 
@@ -266,7 +267,7 @@ def _matching(layers: list[_Layer]) -> Iterator[None]:
     try:
         with ExitStack() as hooks:
             for layer in layers:
-                if has_population(layer.norm):
+                if tracks_running(layer.norm):
                     hooks.enter_context(layer.norm.register_forward_pre_hook(layer.track))
                 hooks.enter_context(layer.norm.register_forward_hook(layer.match, prepend=True))
             yield

@@ -1,4 +1,4 @@
-"""Turns the norms of a model that is built already."""
+"""Replaces the normalization layers of a model that is built already."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CARRIED = {  # the names of the same tensor here and elsewhere
 
 @dataclass(frozen=True)
 class Change:
-    """One layer that was turned."""
+    """One layer that was replaced."""
 
     name: str  # as in `model.named_modules()`
     old: str
@@ -35,8 +35,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Left:
-    """One layer that was not turned."""
+class Kept:
+    """One layer that was kept."""
 
     name: str
     kind: str
@@ -50,13 +50,13 @@ class Conversion:
     model: nn.Module  # the one given, unless that is a norm itself
     spec: str
     changed: list[Change] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
     def __str__(self) -> str:
         changed = _grouped((f'{c.old} -> {c.new}', c.name) for c in self.changed)
-        left = _grouped((f'{x.kind} left, {x.reason}', x.name) for x in self.left)
-        head = f'norm {self.spec}: {len(self.changed)} layers turned, {len(self.left)} left'
-        return '\n'.join([head, *changed, *left])
+        kept = _grouped((f'{x.kind} kept, {x.reason}', x.name) for x in self.kept)
+        head = f'norm {self.spec}: {len(self.changed)} layers replaced, {len(self.kept)} kept'
+        return '\n'.join([head, *changed, *kept])
 
 
 def _grouped(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
@@ -70,16 +70,16 @@ def _grouped(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
 
 
 def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conversion:
-    """Give a model of any library the norm that `spec` names, in place.
+    """Replace the normalization layers of any model by those that `spec` names, in place.
 
-    Batch, sync, frozen, instance and group norms of images are turned, and filter response norms
+    Batch, sync, frozen, instance and group norms of images are replaced, and filter response norms
     and EvoNorms. Weight and bias stay the same tensors under the same keys; eps, dtype, device,
     mode and `requires_grad` stay too (what was frozen is frozen), and running statistics where
     both norms have them. The activation and the dropout that are part of timm's norms go on being
     applied. A layer in two places stays shared. Per-pixel norms (ConvNeXt) and norms of other
-    shapes are left; the record says why.
+    shapes are kept; the record says why.
 
-    A second call turns nothing. The state dict of the result loads strictly into the same model
+    A second call replaces nothing. The state dict of the result loads strictly into the same model
     converted the same way.
 
     Args:
@@ -87,7 +87,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         spec: See `sbzoo.norm.NORMS`. With `+ws`, the convolutions that have a norm of as many
             channels as they put out beside them, in the same parent module, become `ConvWS2d`.
             Depthwise convolutions do not.
-        keep_frozen: Leave norms whose weights want no gradient, as in frozen stages.
+        keep_frozen: Keep norms whose weights want no gradient, as in frozen stages.
 
     Returns:
         The record. Its `model` is the one given, unless that is a norm itself, which cannot be
@@ -104,7 +104,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         >>> x = torch.randn(2, 3, 9, 9)
         >>> before = model(x)
         >>> print(convert_norm(model, 'hybrid'))
-        norm hybrid: 1 layers turned, 0 left
+        norm hybrid: 1 layers replaced, 0 kept
              1 BatchNorm2d -> hybrid: 1
         >>> record = convert_norm(model, 'bn')
         >>> torch.equal(model(x), before)
@@ -114,26 +114,26 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
     norm_cfg(plain)  # an unknown spec is an error whatever the model has
     norms = _norms(model)
     if not norms:
-        raise UserError(f'norm {spec}: {type(model).__name__} has no norm to turn')
+        raise UserError(f'norm {spec}: {type(model).__name__} has no norm to replace')
     record, new_layers = Conversion(model, spec), {}
     for norm, name in norms.items():
-        reason = supported.reason_to_leave(norm)
+        reason = supported.reason_to_keep(norm)
         if keep_frozen and supported.is_frozen(norm):
             reason = 'frozen'
         if reason:
-            record.left.append(Left(name, type(norm).__name__, reason))
+            record.kept.append(Kept(name, type(norm).__name__, reason))
         elif not (isinstance(norm, nn.BatchNorm2d) if plain == 'bn' else _described(norm) == plain):
             new_layers[norm] = _like(norm, plain, model)
             record.changed.append(_change(name, norm, new_layers[norm]))
     if standardise:
-        left = {left.name for left in record.left}
-        turned = {norm for norm, name in norms.items() if name not in left}
-        for name, conv in _convolutions_beside(turned, model):
+        kept = {layer.name for layer in record.kept}
+        beside = {norm for norm, name in norms.items() if name not in kept}
+        for name, conv in _convolutions_beside(beside, model):
             if type(conv) is nn.Conv2d:
                 new_layers[conv] = ConvWS2d.like(conv)
                 record.changed.append(_change(name, conv, new_layers[conv]))
             elif not supported.is_standardised(conv):
-                record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
+                record.kept.append(Kept(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)
     return record

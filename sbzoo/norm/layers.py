@@ -1,4 +1,4 @@
-"""The normalization layer: moments, a pool, an affine map."""
+"""The normalization layer: moments -> pool -> affine."""
 
 from __future__ import annotations
 

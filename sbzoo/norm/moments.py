@@ -1,4 +1,4 @@
-"""The table of moments that every norm is a function of, and how its entries are averaged."""
+"""Moments per sample and channel, and how they are pooled: the law of total variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From images to their moments, and from statistics to normalised images, with exact gradients."""
+"""Normalization by pooled moments: moments -> pool -> affine, with exact gradients."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def normalize(
 ) -> Tensor:
     """Normalise x [N, C, H, W] by the statistics that a pool makes of its moments.
 
-    Autograd takes gradients through the pool, on tables [N, C]; the functions before and behind it
-    touch native. As d mean = d x / count and d var = 2 (x - mean) d x / count, what reaches x
-    through its moments and what reaches it directly is one pass, over which the first of the two
-    functions presides.
+    Autograd differentiates the pool, on tensors [N, C]; two functions of its own touch pixels. As
+    d mean = d x / count and d var = 2 (x - mean) d x / count, the gradient of x through its
+    moments and the direct one are a single pass, made in the backward of the moments.
 
     Args:
         x: Images.
@@ -70,7 +69,7 @@ def normalize_fixed(
     return y.relu_() if relu else y
 
 
-def normalized_again(y: Tensor) -> Callable[[Tensor], Tensor]:
+def recomputation(y: Tensor) -> Callable[[Tensor], Tensor]:
     """What `normalize` has done to make `y`, by the statistics that it took then."""
     node = y.grad_fn
     kernels, scale, shift, relu = node.kernels, node.scale, node.shift, node.relu

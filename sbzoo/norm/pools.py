@@ -118,7 +118,7 @@ class EvoNormS0(Pool):
         return Moments(torch.zeros_like(mean), var, count)
 
 
-# Over the samples of a batch; in evaluation by running statistics
+# Batch statistics in training, running statistics in evaluation
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Sync(Batch):
 
 @dataclass(frozen=True)
 class Ghost(Batch):
-    """Every `samples` of a batch by themselves (Hoffer et al. 2017, arXiv 1705.08741)."""
+    """Ghost batches of `samples` each (Hoffer et al. 2017, arXiv 1705.08741)."""
 
     samples: int
 

@@ -1,4 +1,4 @@
-"""Statistics of a network's features over many batches, and batch norms that evaluate with them."""
+"""Precise BN: running statistics of batch norms over many batches."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class RunningMoments:
             self._merge(*part)
 
 
-def has_population(norm: nn.Module) -> bool:
+def tracks_running(norm: nn.Module) -> bool:
     """Whether a norm takes statistics over samples in training and stored ones in evaluation."""
     uses_batch = norm.pool.uses_batch if isinstance(norm, Norm) else isinstance(norm, _BatchNorm)
     return uses_batch and norm.running_mean is not None
 
 
-def set_population(norm: nn.Module, inputs: RunningMoments) -> None:
+def set_running(norm: nn.Module, inputs: RunningMoments) -> None:
     """Make a norm evaluate with the statistics of `inputs`, the variance unbiased."""
     if isinstance(norm, Norm):
         _track(norm, inputs)
@@ -66,7 +66,7 @@ def set_population(norm: nn.Module, inputs: RunningMoments) -> None:
 
 
 def _track(norm: Norm, inputs: RunningMoments) -> None:
-    """Let the pool itself say what it keeps of a table: one step with all the momentum."""
+    """Let the pool itself say what it keeps of moments: one step with all the momentum."""
     mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
     before = norm.momentum, norm.training
     with _kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
@@ -120,7 +120,7 @@ def reestimate(
         >>> torch.allclose(model[0].running_var, x.var((0, 2, 3)))
         True
     """
-    tracking = {n: m for n, m in model.named_modules() if has_population(m) and m.training}
+    tracking = {n: m for n, m in model.named_modules() if tracks_running(m) and m.training}
     norms = {
         name: norm
         for name, norm in tracking.items()
@@ -141,7 +141,7 @@ def reestimate(
             moments.gather()
     ran = [name for name in norms if inputs[name].count]
     for name in ran:
-        set_population(norms[name], inputs[name])
+        set_running(norms[name], inputs[name])
     return ran
 
 

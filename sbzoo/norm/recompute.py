@@ -1,8 +1,8 @@
-"""Training in less memory: what is cheap to compute again is not kept for backward.
+"""Activation checkpointing of cheap layers: what is cheap to recompute is not kept for backward.
 
 Autograd keeps the input or the output of nearly every layer. Between two large convolutions these
 are the same map before its norm and after its ReLU, or the wide map that a 1 x 1 convolution made
-of a narrow one. Here such maps are computed again, when backward asks for them, from what is kept
+of a narrow one. Here such maps are recomputed, when backward asks for them, from what is kept
 anyway: activation checkpointing (Chen et al. 2016, arXiv 1604.06174) layer by layer, for the cheap
 layers alone, as in in-place activated batch norm (Rota Bulo et al. 2018, arXiv 1712.02616), but
 for the layers of any model as they are.
@@ -24,11 +24,11 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.normalize import normalized_again
+from sbzoo.norm.normalize import recomputation
 
 Function = Callable[[Tensor], Tensor]
 
-MULTIPLY_ADDS = 512  # the dearest linear map to compute again, for each number of its output
+MULTIPLY_ADDS = 512  # the dearest linear map to recompute, for each number of its output
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM_LAYERS = (Norm, nn.GroupNorm, nn.LayerNorm, _BatchNorm, _InstanceNorm)
 KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Hardtanh, nn.Hardsigmoid)
@@ -53,7 +53,7 @@ def lean(model: nn.Module) -> Iterator[None]:
     """Within, a forward of `model` keeps less for backward; the gradients are the same.
 
     Norms, activations and cheap linear maps (1 x 1 convolutions of few channels, depthwise ones)
-    are computed again in backward. Running statistics move once, random numbers are as before.
+    are recomputed in backward. Running statistics move once, random numbers are as before.
     A part under `torch.utils.checkpoint` keeps what that keeps.
 
     Raises:
@@ -163,7 +163,7 @@ def _as_function(module: nn.Module, output: Tensor) -> Function | None:
     if not any(forward is kind.forward for kind in CHEAP):
         return None
     if module.training and isinstance(module, Norm) and module.pool.uses_batch:
-        return normalized_again(output)
+        return recomputation(output)
     if module.training and forward is _BatchNorm.forward:
         affine = dict(weight=module.weight, bias=module.bias, eps=module.eps)
         return partial(F.batch_norm, running_mean=None, running_var=None, training=True, **affine)

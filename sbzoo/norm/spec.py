@@ -1,4 +1,4 @@
-"""The spec language: `gn32`, `in`, `hybrid(bn,ln)` ... to a pool."""
+"""The spec language: from `gn32`, `in`, `hybrid(bn,ln)` ... to a pool."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ NORMS = (
     Entry('ibn', r'ibn', lambda c: pools.InstanceBatch(),
           'half the channels in, half bn', 'change of style; batch 8 or more'),
     Entry('bn', r'bn', lambda c: pools.Batch(),
-          'the batch', '8 images a step or more'),
+          'the batch', 'batch size 8 or more'),
     Entry('fbn', r'fbn', lambda c: pools.Frozen(),
           'none: those of pretraining, frozen', 'fine-tuning BN weights; the least memory'),
     Entry('syncbn', r'syncbn', lambda c: pools.Sync(),
-          'the batches of all ranks', 'many devices of few images, CPUs too'),
+          'the batches of all ranks', 'many devices with few images each, CPUs too'),
     Entry('ghostN', r'ghost([1-9]\d*)', lambda c, n: pools.Ghost(int(n)),
           'N samples of the batch', 'large batches'),
     Entry('bgn[G]', r'bgn([1-9]\d*)?', lambda c, g: pools.BatchGroup(_groups(c, g)),
           'the batch, groups of channels', 'batch 2-8'),
     Entry('brn', r'brn', lambda c: pools.Renorm(),
-          'the batch, drawn to the running table', 'batch 4-8, long schedules'),
+          'the batch, corrected towards the running statistics', 'batch 4-8, long schedules'),
     Entry('mabn', r'mabn', lambda c: pools.MovingAverage(),
           'the last 16 batches, uncentred', 'batch 1-4, with +ws; free in evaluation'),
 )  # fmt: skip
@@ -107,7 +107,7 @@ def norm_table() -> str:
     """The table of norms as text, a line each."""
     rows = [(e.spec, e.statistics, e.use) for e in NORMS]
     rows.append(('...+ws', 'as without', 'weight-standardised convolutions; --norm, convert_norm'))
-    return '\n'.join(f'  {spec:24} {statistics:38} {use}' for spec, statistics, use in rows)
+    return '\n'.join(f'  {spec:24} {statistics:51} {use}' for spec, statistics, use in rows)
 
 
 def nearest_divisor(number: int, wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""Which layers of which libraries are norms, and which of them `convert_norm` can turn.
+"""Which layers of which libraries are norms, and which of them `convert_norm` can replace.
 
 Layers are known by the name of their class or of a base, so that torch alone is needed: a
 layer of timm, torchvision, mmcv or detectron2 is what it is called there.
@@ -18,8 +18,8 @@ IMAGE_NORMS = (
     r'(Frozen)?BatchNorm(Act)?2d|SyncBatchNorm|_BatchNormXd|InstanceNorm2d|GroupNorm'
     r'|FilterResponseNorm(Act|Tlu)2d|EvoNorm2d[BS]\d'
 )
-LEFT = {
-    r'(Layer|RMS|Rms|Simple|L2)Norm.*': 'per pixel or token, so not of a table of moments',
+KEPT = {
+    r'(Layer|RMS|Rms|Simple|L2)Norm.*': 'per pixel or token, so not of the moments of maps',
     r'(Batch|Instance)Norm1d': 'for vectors or sequences, not images',
     r'(Batch|Instance)Norm3d': 'for volumes, not images',
     r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
@@ -35,9 +35,9 @@ def is_for_images(kind: type) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer is a norm of features, be it one that can be turned or not."""
+    """Whether a layer is a norm of features, be it one that can be replaced or not."""
     kind = type(module)
-    if is_for_images(kind) or any(_is_called(kind, name) for name in LEFT):
+    if is_for_images(kind) or any(_is_called(kind, name) for name in KEPT):
         return True
     if any(True for _ in module.children()):
         return False
@@ -46,10 +46,10 @@ def is_norm(module: nn.Module) -> bool:
     return bool(has_tensors and is_named_so) or hasattr(module, 'running_var')
 
 
-def reason_to_leave(norm: nn.Module) -> str | None:
-    """Why a norm cannot be turned; None if it can."""
+def reason_to_keep(norm: nn.Module) -> str | None:
+    """Why a norm cannot be replaced; None if it can."""
     kind = type(norm)
-    for name, reason in LEFT.items():
+    for name, reason in KEPT.items():
         if _is_called(kind, name):
             return reason
     if not is_for_images(kind):

@@ -1,4 +1,4 @@
-"""Convolutions whose weights are normalised instead of their outputs."""
+"""Weight standardisation: convolutions whose weights are normalised."""
 
 from __future__ import annotations
 

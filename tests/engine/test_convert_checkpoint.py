@@ -40,7 +40,7 @@ def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
     out = tmp_path / 'gn8.pth'
     run(monkeypatch, 'convert', BN, checkpoint, '--norm', 'gn8', *options, '--out', out)
     printed = capsys.readouterr().out
-    assert 'norm gn8: 38 layers turned' in printed
+    assert 'norm gn8: 38 layers replaced' in printed
     assert ('38 norms calibrated, 0 left' in printed) == ('--images' in options)
     cfg = load_config(BN)
     set_norm(cfg, 'gn8')
@@ -54,7 +54,7 @@ def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
 def test_checkpoints_by_reference(digits, tmp_path, monkeypatch, capsys):
     reference, out = 'card://retinanet_bn_b2', tmp_path / 'gn8.pth'
     run(monkeypatch, 'convert', BN, reference, '--norm', 'gn8', '--copy', '--out', out)
-    assert 'norm gn8: 38 layers turned' in capsys.readouterr().out
+    assert 'norm gn8: 38 layers replaced' in capsys.readouterr().out
     folder = tmp_path / 'run'
     for given in (['test', BN, reference], ['train', BN, '--load-from', reference, '--lr', 1e-9]):
         run(monkeypatch, *given, '--work-dir', folder)

@@ -153,12 +153,12 @@ def test_invalid_loss_stops_with_step_and_last_good_checkpoint(tmp_path, value):
         hook.before_save_checkpoint(runner, dict(state_dict=dict(w=torch.tensor([1.0, value]))))
 
 
-def test_model_without_norms_is_not_turned():
+def test_model_without_norms_is_refused():
     generator = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=[4])
     head = dict(type='RPNHead', num_classes=1, in_channels=8, anchor_generator=generator)
     cfg = Config(dict(model=head))
     set_norm(cfg, 'gn')
-    with pytest.raises(UserError, match='RPNHead has no norm to turn'):
+    with pytest.raises(UserError, match='RPNHead has no norm to replace'):
         MODELS.build(cfg.model)
 
 

@@ -54,7 +54,7 @@ def assert_close(result, expected, like):
     ('shape', 'dtype'),
     [(shape, torch.float32) for shape in SHAPES] + [((2, 3, 17, 19), dtype) for dtype in FLOATS],
 )
-def test_kernels_compute_their_formulas(shape, dtype, memory_format):
+def test_kernels_equal_the_reference(shape, dtype, memory_format):
     x, grad, y = images(shape, dtype, memory_format)
     of_tables = torch.promote_types(dtype, torch.float32)
     a, b, c = torch.randn(3, *shape[:2], dtype=of_tables)
@@ -134,7 +134,7 @@ def test_no_images():
 
 @pytest.mark.parametrize('memory_format', FORMATS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_right_kernels_are_proven(dtype, memory_format):
+def test_right_kernels_pass_the_self_test(dtype, memory_format):
     state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -152,7 +152,7 @@ def nan_moments(x):
 
 
 @pytest.mark.parametrize('moments', [naive_moments, nan_moments])
-def test_wrong_kernels_are_told_of_once(moments, monkeypatch):
+def test_wrong_kernels_are_reported_once(moments, monkeypatch):
     monkeypatch.setattr(triton_kernels, 'moments', moments)
     with pytest.warns(UserWarning, match=r'cpu, torch.float32.* are wrong.*: var (inf|\d\S*)$'):
         assert not dispatch.passes_self_test(CPU, torch.float32, torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Converted networks are made to match their originals; batch norms get population statistics."""
+"""Converted networks match their originals; batch norms get precise running statistics."""
 
 import copy
 
@@ -181,10 +181,11 @@ def test_says_what_never_ran_and_what_is_constant():
     assert record.left == {'unused': 'did not run on these images'}
     shared, pooled = record.matches
     assert shared.after < shared.before
-    assert (shared.quiet, pooled.quiet) == (0, 8)  # instance norm of a flat map is constant
+    # instance norm of a flat map is constant
+    assert (shared.near_constant, pooled.near_constant) == (0, 8)
     assert torch.equal(model.pooled.weight, head.pooled.weight)
     assert 'left unused: did not run' in str(record)
-    assert 'pooled (8 channels almost constant' in str(record)
+    assert 'pooled (8 near-constant channels' in str(record)
 
 
 @pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU])
@@ -237,7 +238,7 @@ def test_networks_that_do_not_belong_together(trained):
         calibrate(twins, trained, [])
 
 
-def test_population_of_unequal_batches_is_that_of_all_data_at_once():
+def test_precise_bn_of_unequal_batches_is_that_of_all_data_at_once():
     norm = nn.BatchNorm2d(5).double()
     batches = [images(n, 5, 4 + n, 3) for n in (2, 1, 4)]
     assert reestimate(nn.Sequential(norm), batches) == ['0']
@@ -246,7 +247,7 @@ def test_population_of_unequal_batches_is_that_of_all_data_at_once():
     torch.testing.assert_close(norm.running_var, pixels.var(1))
 
 
-def test_population_is_torchs_cumulative_average_and_the_variance_between_batches(trained):
+def test_precise_bn_is_torchs_cumulative_average_and_the_variance_between_batches(trained):
     batches = [images(4, 3, 32, 32) for _ in range(3)]
     theirs, ours = copy.deepcopy(trained), copy.deepcopy(trained)
     seen = {}
@@ -268,8 +269,8 @@ def test_population_is_torchs_cumulative_average_and_the_variance_between_batche
 
 
 @pytest.mark.parametrize('spec', ['hybrid', 'sn', 'ibn', 'bgn2', 'ghost2', 'syncbn'])
-def test_population_is_what_each_norm_tracks_of_one_batch(spec):
-    """A step with momentum 1 on all images as one batch tracks their population."""
+def test_precise_bn_is_what_each_norm_tracks_of_one_batch(spec):
+    """A step with momentum 1 on all images as one batch tracks their statistics."""
     batches = [images(2, 4, 6, 6) for _ in range(3)]
     expected, norm = Norm(4, spec, momentum=1.0).double(), Norm(4, spec).double()
     expected(torch.cat(batches))
@@ -308,7 +309,7 @@ def test_calibrated_they_evaluate_with_what_they_track_of_the_images(trained, sp
     assert model.bn1.num_batches_tracked == trained.bn1.num_batches_tracked
 
 
-def test_population_in_half_precision():
+def test_precise_bn_in_half_precision():
     norm, batch = Norm(4, 'hybrid').bfloat16(), images(4, 4, 6, 6).bfloat16()
     assert reestimate(norm, [batch]) == ['']
     var, mean = torch.var_mean(batch.double(), (0, 2, 3))

@@ -279,7 +279,7 @@ def test_second_derivatives_through_a_fused_relu(spec, large, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('chunk', [1, 20, 2**19])
-def test_pixel_functions_equal_their_formulas(dtype, memory_format, chunk, monkeypatch):
+def test_kernels_equal_the_reference(dtype, memory_format, chunk, monkeypatch):
     monkeypatch.setattr(native, '_CHUNK', chunk)
     exact, grad = images(3, 6, 5, 4), torch.randn(3, 6, 5, 4, dtype=torch.double)
     table = torch.promote_types(dtype, torch.float32)

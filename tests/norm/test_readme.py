@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import sbzoo.norm
-from sbzoo.norm import NORMS
+from sbzoo.norm import NORMS, Norm
 
 FOLDER = Path(sbzoo.norm.__file__).parent
 README = (FOLDER / 'README.md').read_text()
@@ -24,4 +24,4 @@ def test_examples_run():
     namespace = {}
     for block in re.findall(r'```python\n(.*?)```', README, re.DOTALL):
         exec(block, namespace)
-    assert {'norm_cfg', 'converted'} < namespace.keys()
+    assert {n.spec for n in namespace['converted'].modules() if isinstance(n, Norm)} == {'gn'}

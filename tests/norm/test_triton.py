@@ -82,11 +82,11 @@ def test_compiled_kernels_move_16_bytes_a_thread(compiled, dtype, memory_format)
     )
 
 
-def test_a_device_that_cannot_run_them_is_told_of():
+def test_a_device_that_cannot_run_them_is_reported():
     with pytest.warns(UserWarning, match=r'cpu, torch.float32.*Triton.s do not run: \w+: .+'):
         assert not dispatch.passes_self_test(CPU, torch.float32, torch.contiguous_format)
 
 
-def test_without_triton_nothing_is_proven(monkeypatch):
+def test_without_triton_no_kernel_passes_the_self_test(monkeypatch):
     monkeypatch.setattr(dispatch, 'has_triton', lambda: False)
     assert not dispatch.passes_self_test(CPU, torch.float64, torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Where the Triton kernels may replace torch's passes: where they compute the same."""
+"""Dispatch: Triton's kernels where they pass a numerical self-test, torch's elsewhere."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def passes_self_test(
 ) -> bool:
     """Whether the kernels run on this very device and give what their definition in float64 does.
 
-    Found out on the first call, on small random images; the random state of torch is not touched.
-    Kernels that fail this are told of by a warning.
+    A numerical self-test on the first call, on small random images, which leaves torch's random
+    state alone. Kernels that fail it are reported by a warning.
 
     Args:
         device: Where the images are.
@@ -59,7 +59,7 @@ def passes_self_test(
             return True
         complaint = f'are wrong; times the error that rounding explains: {", ".join(wrong)}'
     where = f'{device}, {dtype}, {memory_format}'
-    warnings.warn(f"Norms use torch's own passes: on {where}, Triton's {complaint}", stacklevel=2)
+    warnings.warn(f"Norms use torch's own kernels: on {where}, Triton's {complaint}", stacklevel=2)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Group norm with a ReLU in the same layer: torch's kernel forward, one buffer less backward."""
+"""Group norm fused with a ReLU: torch's kernel forward, one buffer less backward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def group_norm_relu(
 
 
 class _GroupNormReLU(torch.autograd.Function):
-    """The gradient of the ReLU is turned into that of x in place, by two sums over the native."""
+    """The gradient of the ReLU becomes that of x in place, by two sums over the pixels."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The only four functions that touch pixels, forward and backward, at the speed of memory.
+"""The passes over pixels by torch's vectorised kernels, at the speed of memory.
 
 Tables are [N, C], a number for each sample and channel of images [N, C, H, W], in float32 or
 wider. A fresh large tensor costs more in page faults than the arithmetic on it, so only results
@@ -73,11 +73,11 @@ def blend(
     """`a * grad + b * x + c`, tables [N, C]; like x, in `out` if given; `y` as in `masked`."""
     result = torch.empty_like(x) if out is None else out
     for to, g, part, factor, *tables in _chunks(result, grad, x, b, a, c, *_identity(a)):
-        wide = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
-        _affine_into(wide, g.to(wide.dtype), *tables)
-        wide.addcmul_(part, factor.view(1, -1, 1, 1))
-        if wide is not to:
-            to.copy_(wide)
+        exact = to if to.dtype == a.dtype else torch.empty_like(to, dtype=a.dtype)
+        _affine_into(exact, g.to(exact.dtype), *tables)
+        exact.addcmul_(part, factor.view(1, -1, 1, 1))
+        if exact is not to:
+            to.copy_(exact)
     return result
 
 

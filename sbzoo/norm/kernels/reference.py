@@ -1,7 +1,7 @@
-"""The four passes over pixels as formulas in plain torch.
+"""Reference implementation of the passes over pixels, in plain torch.
 
-They say what `native` and `triton` beside them compute. They are used themselves by the compiler,
-which fuses them, and for second derivatives.
+It defines what `native` and `triton` compute, and runs itself under torch.compile, which fuses it,
+and for second derivatives.
 """
 
 from __future__ import annotations
