@@ -1,1 +1,1 @@
-"""What is known of all models: tables in Markdown, and one page of HTML that needs nothing else."""
+"""The report: results of all models as Markdown tables and one self-contained HTML page."""

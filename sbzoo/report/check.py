@@ -1,4 +1,4 @@
-"""Whether the numbers of our model cards come out again."""
+"""Reproduce the results stated on our model cards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sbzoo.zoo.load import config_of
 
 
 class Check(NamedTuple):
-    """A number of a card, and what an evaluation gave."""
+    """A result stated on a card, and that of a new evaluation."""
 
     card: str
     metric: str
@@ -31,7 +31,8 @@ def check(card: Card) -> list[Check]:
     """Evaluate a card's weights by its config.
 
     Raises:
-        UserError: They cannot be had or are of another model, or a metric is not measured.
+        UserError: They could not be downloaded or are of another model, or a metric is not
+            measured.
     """
     metrics = evaluate(config_of(card), card)
     for result in card.results:

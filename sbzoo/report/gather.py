@@ -19,11 +19,11 @@ from sbzoo.zoo.evaluate import METRICS, metric_name
 from sbzoo.zoo.publish import read_run
 
 NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
-ASIDE = ('-std', '-real')  # ends of names of metrics that say how good another one is
+ASIDE = ('-std', '-real')  # suffixes of metrics that qualify another
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
 TRANSFER = (
     'An epoch more from a trained batch norm detector, with learning rate '
-    '0.001 an image of the batch; random weights have one epoch, with 0.01'
+    '0.001 x batch size; random weights have one epoch, with 0.01 x batch size'
 )
 STARTS = {  # of a run of the transfer benchmark, which its result names; those of others are ''
     '': '',
@@ -38,13 +38,13 @@ STARTS = {  # of a run of the transfer benchmark, which its result names; those 
 
 
 class TrainingRun(NamedTuple):
-    """A training run with the protocol that its numbers were made by.
+    """A training run with the protocol behind its metrics.
 
     Attributes:
         place: Where it was read.
         source: The result file or the group of work directories that it is compared within.
         variant: What its norm began from, where that differs within the source.
-        batch: Images a step; 0 where nothing was trained.
+        batch: The batch size; 0 where nothing was trained.
         protocol: What it has in common with the runs that it is compared with.
         schedule: What runs that differ in their seed alone have in common too.
         metrics: By the names that model cards have.
@@ -167,7 +167,7 @@ def _finite(name: str, value: Any) -> float:
 
 
 def experiments(runs: Sequence[TrainingRun]) -> Experiments:
-    """Runs that may stand in one table.
+    """Group runs that are comparable, for one table each.
 
     Raises:
         UserError: Runs of one norm and batch differ in more than their seed, or not even in that.

@@ -1,4 +1,4 @@
-"""What the benchmarks measured of memory and speed, as tables."""
+"""Benchmarks of memory and speed as tables, machine by machine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _parse(text: str, place: str) -> Measurement:
 
 
 def by_machine(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:
-    """Measurements that may stand in one table, by the machine in words."""
+    """Group measurements that are comparable, by the machine in words."""
     found: dict[str, list[Measurement]] = defaultdict(list)
     for measurement in measurements:
         found[measurement.where].append(measurement)
@@ -110,7 +110,7 @@ def _map(measurement: Measurement) -> str:
 
 
 def memory(measured: Measured) -> list[ResultTable]:
-    """Activations, peak and time of a training step, and how far gradients are from the first's."""
+    """Activation memory, peak and time of a training step; differences of gradients."""
     return [_memory(group) for group in by_machine(measured['memory']).values()]
 
 
@@ -130,7 +130,7 @@ def _memory(measurements: Sequence[Measurement]) -> ResultTable:
 
 
 def training_and_ap(measured: Measured) -> list[ResultTable]:
-    """Whole commands of MMDetection and of this library."""
+    """Throughput of training and time of a COCO evaluation, beside MMDetection."""
     return compared('MMDetection', [*measured['train'], *measured['ap']])
 
 

@@ -1,7 +1,7 @@
 """Plots as HTML with inline SVG, and images as data URIs.
 
-Marks are at per cent of the width, so that text keeps its size. Colours are the page's, by class,
-in light and in dark.
+Positions are percentages of the width, so that text keeps its size. Colours are the page's,
+by class, in light and in dark.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _short(step: float) -> Markup:
 
 
 class Picture(NamedTuple):
-    """A picture as a data URI, and what it shows."""
+    """An image as a data URI, and its caption."""
 
     caption: str
     uri: str
@@ -161,13 +161,13 @@ class Picture(NamedTuple):
 
 
 def embed(files: Sequence[tuple[str, Path]]) -> list[Picture]:
-    """Pictures that share the room that the page has for them.
+    """Encode images as WebP within the bytes that the page has for them.
 
     Args:
         files: Captions and files.
 
     Raises:
-        UserError: A file is not a picture.
+        UserError: A file is not an image.
     """
     room = min(PICTURE, PICTURES // max(1, len(files)))
     return [_embed(caption, path, room) for caption, path in files]

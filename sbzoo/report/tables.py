@@ -199,4 +199,4 @@ def _wide(title: str, lines: Sequence[Line]) -> ResultTable:
         (name, Cell(norm), Cell(batch), *(Cell(numbers.get(m, '')) for m in columns))
         for name, norm, batch, numbers in sorted(lines, key=lambda line: line[1])
     ]
-    return ResultTable(title, ('model and protocol', 'norm', 'images a step', *columns), rows)
+    return ResultTable(title, ('model and protocol', 'norm', 'batch size', *columns), rows)

@@ -165,7 +165,9 @@ def test_runs_of_another_protocol_stand_apart(tmp_path):
     found = experiments(read_results(write(tmp_path / 'x.jsonl', lines)))
     assert [len(runs) for table in found.values() for runs in table.values()] == [2, 1, 1]
     *_, protocol = list(found)[2]
-    assert '0.001 an image of the batch; random weights have one epoch, with 0.01; 200' in protocol
+    assert (
+        '0.001 x batch size; random weights have one epoch, with 0.01 x batch size; 200' in protocol
+    )
     labels = [label for table in found.values() for label, _ in table]
     assert labels[2].startswith('bn, statistics, weight and bias frozen')
 

@@ -1,4 +1,4 @@
-"""COCO evaluation of a synthetic validation set, against MMDetection's metric (pycocotools)."""
+"""COCO evaluation of a synthetic validation set, beside MMDetection's metric (pycocotools)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def compare(truth: dict, samples: list[dict]) -> tuple[Outcome, Outcome]:
 
 
 class _Recorded(COCOeval):
-    """Keeps the numbers of the last evaluation."""
+    """Keeps the statistics of the last evaluation."""
 
     last_stats: np.ndarray
 

@@ -1,4 +1,4 @@
-"""Which of MMDetection's own configs `--norm` turns, to the last batch statistic."""
+"""MMDetection's own configs under `--norm`: whether every batch statistic is replaced."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def batch_statistics(model: nn.Module, spec: str) -> Iterator[str]:
 
 
 def summary(results: list[dict]) -> dict:
-    """How many configs came out how, and the names of those that were not turned, by reason."""
+    """Counts by outcome, and the configs whose norms were not replaced, by reason."""
     with_model = [result for result in results if result['outcome'] != 'no model']
     exceptions: dict[str, list[str]] = defaultdict(list)
     for result in with_model:
@@ -189,7 +189,7 @@ def table(found: dict[str, dict]) -> str:
 
 
 def reasons(found: dict) -> list[str]:
-    """A line for each reason why configs were not turned."""
+    """A line for each reason why norms were not replaced."""
     return [f'{len(names):3} {reason}' for reason, names in found['exceptions'].items()]
 
 

@@ -1,4 +1,4 @@
-"""AP of RetinaNet on the digit scenes, norm by norm and batch by batch."""
+"""AP of RetinaNet on the digit scenes, by norm and batch size."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _train(folder: Path, seed: int, batch: int, norm: str) -> dict:
 
 
 def table(results: list[dict], norms: Sequence[str], batches: Sequence[int]) -> str:
-    """A Markdown table of mean AP and spread (standard deviation) over the seeds."""
+    """A Markdown table of mean AP ± standard deviation over the seeds."""
     cells: dict[tuple[str, int], list[float]] = {}
     for result in results:
         key = runs.norm_of(result), result['images_a_step']

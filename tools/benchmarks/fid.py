@@ -1,4 +1,4 @@
-"""FID against pytorch-fid: images a second, the Frechet distance, memory for many features."""
+"""FID beside pytorch-fid: feature throughput, Fréchet distance, memory of the covariance."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     theirs, ours = (memory(side, args.features) / MB for side in ('pytorch-fid', 'sbzoo'))
     figures = {
         'features, images per second': images_a_second(args.images, args.rounds),
-        'Frechet distance, seconds': frechet_seconds(args.rounds),
+        'Fréchet distance, seconds': frechet_seconds(args.rounds),
         'mean and covariance, peak MB': dict(peer=theirs, sbzoo=ours, ratio=theirs / ours),
     }
     protocol = dict(

@@ -1,4 +1,4 @@
-"""Distance of DCGAN's digits from real ones at batch 2, norm by norm, and a picture of them."""
+"""FD, KID, precision and recall of DCGAN at batch size 2, by norm, and a sample grid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _train(folder: Path, seed: int, norm: str) -> dict:
 
 
 def table(results: list[dict], norms: Sequence[str]) -> str:
-    """A Markdown table of means and spreads (standard deviations) over the seeds."""
+    """A Markdown table of mean ± standard deviation over the seeds."""
     rows = ['| | ' + ' | '.join(METRICS) + ' |', '|---' * (len(METRICS) + 1) + '|']
     for norm in norms:
         of_norm = [r['metrics'] for r in results if runs.norm_of(r) == norm]

@@ -1,4 +1,4 @@
-"""How often a conditional GAN draws the digit that it is asked for, as the classifier reads it."""
+"""Classification accuracy of conditional GANs: samples that are read as their label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory and time of a training step of RetinaNet R50-FPN GN, one image of 800 x 1344, on a CPU."""
+"""Activation memory, peak and time of a training step of RetinaNet R50-FPN on a CPU."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare what is kept and the gradients, then time the models turn by turn."""
+    """Compare activation memory and gradients, then time the models turn by turn."""
     models, batch = _models(), _batch(*args.size)
     reference = next(iter(models.values()))
     figures = {}
@@ -157,7 +157,7 @@ def build(changes: tuple[Change, ...]) -> nn.Module:
 
 
 def _batch(height: int, width: int, boxes: int = 10) -> tuple[Tensor, list[DetDataSample]]:
-    """One picture of noise, with boxes of all sizes."""
+    """One image of noise, with boxes of all sizes."""
     corners = torch.rand(boxes, 2, 2).sort(dim=1).values * torch.tensor([width, height])
     truth = InstanceData(bboxes=corners.flatten(1), labels=torch.arange(boxes))
     size = dict(

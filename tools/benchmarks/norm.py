@@ -1,4 +1,4 @@
-"""Time of each norm, forward and backward, against torch's own layers and a copy of the tensor."""
+"""Time of each norm layer, forward and backward, beside torch's own layers and a copy."""
 
 from __future__ import annotations
 

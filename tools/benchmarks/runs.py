@@ -76,7 +76,7 @@ def identity(result: dict) -> tuple:
 
 
 def norm_of(result: dict) -> str:
-    """The norm that a run names, or its config; the batch may stand there too, or not."""
+    """The norm that a run names, or its config; whether that holds the batch size or not."""
     return result.get('norm') or result['config'].split('_')[1]
 
 

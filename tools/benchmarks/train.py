@@ -1,4 +1,4 @@
-"""Images a second of configs/retinanet_gn_b2.py, against MMDetection's own tools/train.py."""
+"""Training throughput of configs/retinanet_gn_b2.py, beside MMDetection's own tools/train.py."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train both ways in turn and put images a second and the ratio on record."""
+    """Train both ways in turn and put throughput and ratio on record."""
     ensure_digits(cache_dir() / 'digits')
     measured = []
     for threads in args.threads:
         protocol = dict(steps=args.steps, rounds=args.rounds)
         row = dict(what=f'training of configs/{CONFIG.name}, images per second')
-        figures = _images_a_second(args.steps, args.rounds, threads)
+        figures = _throughput(args.steps, args.rounds, threads)
         measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads))
         records.record(args.out, measured)
     records.show(args.out, compared('MMDetection', measured))
 
 
-def _images_a_second(steps: int, rounds: int, threads: int) -> dict[str, float]:
+def _throughput(steps: int, rounds: int, threads: int) -> dict[str, float]:
     """Medians of both sides, and of the ratio within each round."""
     with tempfile.TemporaryDirectory() as folder:
         train = [sys.executable, 'tools/train.py', str(CONFIG)]

@@ -1,4 +1,4 @@
-"""What a trained batch norm detector is worth with another norm, before and after an epoch more."""
+"""Convert a trained batch norm detector to another norm: AP before and after fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BN_OPTIONS = dict(
     frozen=('--norm', 'fbn'),
     norm_eval=('--cfg-options', 'model.backbone.norm_eval=True'),
 )
-LR = 0.001  # an image of the batch, for all but what starts from random weights
+LR = 0.001  # x batch size, for all but what starts from random weights
 SCRATCH_LR = 0.01  # that of the configs
 ROWS = [('bn', start) for start in ('trained', *BN_OPTIONS, 'scratch')]
 ROWS += list(product(SPECS, (*CONVERSIONS, 'scratch')))
@@ -100,7 +100,7 @@ def _fine_tuning(folder: Path, seed: int, norm: str, start: str, batch: int) -> 
 
 
 def table(results: list[dict]) -> str:
-    """A Markdown table of mean AP and spread (standard deviation) over the seeds."""
+    """A Markdown table of mean AP ± standard deviation over the seeds."""
     cells: dict[tuple, list[float]] = {}
     for result in results:
         key = result['norm'], result['start'], result['batch']
