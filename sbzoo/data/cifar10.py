@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) from the files that its author publishes, without running pickles."""
+"""CIFAR-10 (Krizhevsky 2009) from its published files, without running code in pickles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = (
 )  # fmt: skip
 _BATCH = 10_000  # images in a file
 _PIXELS = 3 * 32 * 32
-_ADDRESS = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
+_URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz'
 # The extracted binary version has no published hashes: only the length of its files is checked.
 MD5 = {
     'cifar-10-python.tar.gz': CIFAR10.tgz_md5,
@@ -42,10 +42,10 @@ def read_cifar10(
         root: The folder that holds cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or what they
             extract to.
         split: `train` (50,000 images) or `test` (10,000).
-        md5: What each file has to have; files that are not named in it are not checked.
+        md5: Expected checksums by file name; other files are not checked.
 
     Raises:
-        UserError: A file is missing, truncated or altered.
+        UserError: A file is missing or corrupted.
     """
     version, path = _locate(Path(root))
     if split not in version.names:
@@ -58,7 +58,7 @@ def read_cifar10(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds containers, numbers, texts and NumPy arrays, and calls nothing else."""
+    """Unpickles containers, numbers, strings and NumPy arrays, and calls nothing else."""
 
     _ALLOWED: ClassVar = {
         ('numpy.core.multiarray', '_reconstruct'): np.empty(0).__reduce__()[0],
@@ -88,8 +88,8 @@ def _parse_binary(name: str, content: bytes) -> _Batch:
 
 
 def _checked(name: str, pixels: np.ndarray, labels: np.ndarray) -> _Batch:
-    right = pixels.shape == (_BATCH, _PIXELS) and labels.shape == (_BATCH,)
-    if not right or pixels.dtype != np.uint8 or not np.isin(labels, range(len(CLASSES))).all():
+    valid = pixels.shape == (_BATCH, _PIXELS) and labels.shape == (_BATCH,)
+    if not valid or pixels.dtype != np.uint8 or not np.isin(labels, range(len(CLASSES))).all():
         raise UserError(f'{name}: not {_BATCH:,} images of 32 x 32 with labels of 0 to 9')
     return pixels, labels.astype(np.int64)
 
@@ -117,7 +117,7 @@ def _locate(root: Path) -> tuple[_Version, Path]:
             if path.name in (version.folder, version.archive) and path.exists():
                 return version, path
     wanted = ', '.join(name for v in _VERSIONS for name in (v.folder, v.archive))
-    raise UserError(f'{root}: no CIFAR-10; looked for {wanted}; it is at {_ADDRESS}')
+    raise UserError(f'{root}: no CIFAR-10; looked for {wanted}; download it from {_URL}')
 
 
 def _from_folder(folder: Path, names: list[str], md5: Mapping[str, str]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What a COCO-format folder holds, and by name everything in it that is malformed."""
+"""COCO format: finds and validates the splits of a folder, and names every malformed entry."""
 
 import json
 import math
@@ -149,7 +149,7 @@ def _is_box(value: Any) -> bool:
 _ID = _Kind('a whole number', lambda value: type(value) is int)
 _NUMBER = _Kind('a finite number', _is_number)
 _SIZE = _Kind('a positive number', lambda value: _is_number(value) and value > 0)
-_TEXT = _Kind('a text', lambda value: isinstance(value, str) and value != '')
+_TEXT = _Kind('a non-empty string', lambda value: isinstance(value, str) and value != '')
 _BOX = _Kind('four finite numbers', _is_box)
 _FLAG = _Kind('0 or 1', lambda value: value in (0, 1))
 

@@ -1,7 +1,7 @@
-"""Dataset classes of images and of domains to translate between, for configs.
+"""Dataset classes for configs: images, paired and unpaired images, latents, digit scenes.
 
-They are registered with mmengine, and their pixels are in RGB. An item goes through `pipeline` as
-`img` [S, S, 3], or as `source` and `target`, and through any transform of mmcv's.
+Pixels are RGB. An item goes through `pipeline` as `img` [S, S, 3], or as `source` and `target`; any
+transform of mmcv fits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PACK_PAIR = (dict(type='PackPair'),)
 
 
 class _Decoded(BaseDataset):
-    """Holds `images`, decoded pixels by key, each uint8 [N, S, S, 3]."""
+    """A dataset of decoded `images` by key, each uint8 [N, S, S, 3]."""
 
     images: dict[str, np.ndarray]
 
@@ -37,7 +37,7 @@ class _Decoded(BaseDataset):
         super().__init__(data_root=str(data_root), pipeline=list(pipeline), **kwargs)
 
     def get_data_info(self, idx: int) -> dict:
-        """What is known of an image, and a copy of its pixels."""
+        """The data of an item, with a copy of its pixels."""
         info = super().get_data_info(idx)
         pixels = {key: np.array(self.images[key][row]) for key, row in self._rows(info).items()}
         return {**info, **pixels}
@@ -48,11 +48,11 @@ class _Decoded(BaseDataset):
 
 @DATASETS.register_module()
 class ImageFolderDataset(_Decoded):
-    """The images of a folder: central squares of `image_size` pixels by Lanczos' filter.
+    """The images of a folder: centre crops, resized to `image_size` pixels.
 
     Args:
-        data_root: The folder, with any folders below it.
-        image_size: The side in pixels.
+        data_root: The folder, searched recursively.
+        image_size: Side of the images in pixels.
         labels: Whether its sub-folders are classes.
         pipeline: The transforms.
         kwargs: Of mmengine's `BaseDataset`.
@@ -112,7 +112,7 @@ class CIFAR10Dataset(_Decoded):
         kwargs: Of mmengine's `BaseDataset`.
 
     Raises:
-        UserError: A file is missing, truncated or altered.
+        UserError: A file is missing or corrupted.
     """
 
     METAINFO: ClassVar = dict(classes=CLASSES)
@@ -137,7 +137,7 @@ class CIFAR10Dataset(_Decoded):
         ]
 
 
-class _Translation(_Decoded):
+class _TwoDomains(_Decoded):
     """Images of two domains, named by `source` and `target` below `data_root`."""
 
     def __init__(
@@ -158,14 +158,14 @@ class _Translation(_Decoded):
 
 
 @DATASETS.register_module()
-class PairedFolders(_Translation):
+class PairedFolders(_TwoDomains):
     """Pairs of images, such as pix2pix's (Isola et al. 2017, arXiv 1611.07004).
 
     Args:
         data_root: See `read_pairs`.
-        image_size: The side in pixels.
-        source: The domain to translate from, A or B.
-        target: The other one.
+        image_size: Side of the images in pixels.
+        source: The source domain, A or B.
+        target: The target domain, the other one.
         pipeline: The transforms.
         kwargs: Of mmengine's `BaseDataset`.
 
@@ -188,18 +188,18 @@ class PairedFolders(_Translation):
 
 
 @DATASETS.register_module()
-class UnpairedFolders(_Translation):
-    """Two folders of images without pairs, such as CycleGAN's (Zhu et al. 2017, arXiv 1703.10593).
+class UnpairedFolders(_TwoDomains):
+    """Two folders of unpaired images, such as CycleGAN's (Zhu et al. 2017, arXiv 1703.10593).
 
-    In training it is as long as the larger one, begins the sources again, and draws the target at
-    random, by NumPy's global generator. In `test_mode` each source comes once, and the targets go
-    round.
+    In training its length is that of the larger folder, sources are cycled, and targets are drawn
+    at random from NumPy's global generator. In `test_mode` each source comes once, and targets are
+    cycled.
 
     Args:
-        data_root: Where the folders are.
-        image_size: The side in pixels.
-        source: The folder to translate from.
-        target: The folder to translate to.
+        data_root: The folder that holds both.
+        image_size: Side of the images in pixels.
+        source: The folder of the source domain.
+        target: The folder of the target domain.
         pipeline: The transforms.
         kwargs: Of mmengine's `BaseDataset`.
 
@@ -253,24 +253,24 @@ class DigitScenes(CocoDataset):
 
 
 def cycled_labels(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:
-    """The class of each image by its index: they go round; None where there are no classes."""
+    """The label of each image by its index: classes are cycled; None without classes."""
     return [classes[index % len(classes)] for index in indices] if classes else None
 
 
 @DATASETS.register_module()
 class LatentDataset(Dataset):
-    """Seeds of images to sample.
+    """Seeds of the latents of images to sample.
 
-    An image depends on its seed alone, so the batch that a generator samples in, the number of
-    ranks and the batch that it trains in have no influence on what is evaluated.
+    An image depends on its seed alone, so the evaluation does not depend on the batch size in
+    training or sampling, nor on the number of ranks.
 
     Args:
         num: How many images.
         seed: The first seed.
-        num_classes: Of a conditional generator; labels go round.
+        num_classes: Of a conditional generator; labels are cycled.
     """
 
-    metainfo: dict = {}  # mmengine asks each dataset for one  # noqa: RUF012
+    metainfo: dict = {}  # mmengine requires one  # noqa: RUF012
 
     def __init__(self, num: int, seed: int = 0, num_classes: int = 0) -> None:
         self.num, self.seed, self.num_classes = num, seed, num_classes

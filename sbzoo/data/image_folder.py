@@ -1,4 +1,4 @@
-"""Folders of images of any size and mode: found, checked, and decoded once into RGB squares."""
+"""Image folders: validated and decoded once into RGB centre crops, kept in a cache."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sbzoo.images import SHOWN, center_crop, find_images, to_rgb, upright_size
 from sbzoo.paths import cache_dir
 
 Size = tuple[int, int]  # width and height in pixels
-VERSION = 2  # of what is kept in the cache: one more where the same file becomes other pixels
-_Reader = Callable[..., Any]  # of an open image and the half of it
+VERSION = 2  # of the cache: increase it when the same file decodes to other pixels
+_Reader = Callable[..., Any]  # of an open image and the half to take of it
 
 
 @dataclass(frozen=True)
 class ImageFolder:
     """The images below a folder, sorted by name.
 
-    ``classes`` are the sub-folders that hold them, where labels were asked for. ``half`` is the
-    part of every file that is the image, where two images lie side by side in one file.
+    ``classes`` are the names of the sub-folders, if labels were asked for. ``half`` is the part of
+    every file that is the image, where a file holds two images side by side.
     """
 
     root: Path
@@ -66,7 +66,7 @@ class ImageFolder:
 
 
 def read_image_folder(root: str | Path, labels: bool = False) -> ImageFolder:
-    """Find the images in a folder and all folders below; what begins with a dot is passed over.
+    """Find the images in a folder and all folders below; names that begin with a dot are skipped.
 
     Args:
         root: The folder.
@@ -98,12 +98,12 @@ def listed(names: list[str], what: str) -> str:
 
 
 def decode(folder: ImageFolder, size: int) -> np.ndarray:
-    """All images of a folder as RGB squares, uint8 [N, size, size, 3].
+    """All images of a folder as RGB centre crops, uint8 [N, size, size, 3].
 
     They are decoded once, which finds the broken ones, into one file of the cache
-    (`decoded/*.npy`, 3 * size ** 2 bytes an image). That is mapped into memory, so that steps do
-    not wait for decoding and folders may be larger than memory. It is known by the names, sizes
-    and times of change of the images.
+    (`decoded/*.npy`, 3 * size ** 2 bytes per image). It is memory-mapped, so that training does not
+    wait for decoding and folders may be larger than memory. Its key is made of the names, sizes and
+    modification times of the images.
 
     Args:
         folder: The images.
@@ -119,7 +119,7 @@ def decode(folder: ImageFolder, size: int) -> np.ndarray:
 
 
 def _key(folder: ImageFolder, size: int) -> str:
-    """A new version of Pillow may decode other pixels, and so may ours."""
+    """Versions are part of it, as a new one of Pillow or of ours may decode other pixels."""
     stats = [(os.path.abspath(path), os.stat(path)) for path in folder.paths]
     files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
     return hashlib.sha256(
@@ -129,7 +129,7 @@ def _key(folder: ImageFolder, size: int) -> str:
 
 def _write(file: Path, folder: ImageFolder, size: int) -> None:
     shape = (folder.num_images, size, size, 3)
-    # Written, not mapped: a disk that is full is an error here, and a crash there.
+    # Written, not memory-mapped: a full disk raises here, and crashes there.
     with replacing(file) as out:
         header = dict(descr='|u1', fortran_order=False, shape=shape)
         np.lib.format.write_array_header_1_0(out, header)
@@ -138,7 +138,7 @@ def _write(file: Path, folder: ImageFolder, size: int) -> None:
 
 
 def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
-    """Read every image, and raise what is wrong with any of them as one error at the end."""
+    """Read every image, and raise all faults as one error at the end."""
     faults = []
     pool = ThreadPoolExecutor()
     try:
@@ -158,7 +158,7 @@ def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
 
 
 def _try(read: _Reader, path: Path, half: str | None) -> tuple[Any, str | None]:
-    """What a file gives, and what is wrong with it."""
+    """What `read` returns for a file, and its fault."""
     try:
         with Image.open(path) as image:
             return read(image, half=half), None

@@ -1,4 +1,4 @@
-"""Folders of images to translate between: in pairs, or without."""
+"""Folders of paired or unpaired images for image-to-image translation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from sbzoo.data.image_folder import ImageFolder, listed, read_image_folder
 from sbzoo.errors import UserError
 
-_TOLERANCE = 0.02  # of the ratio of width and height, for sizes that were rounded
+_TOLERANCE = 0.02  # of the aspect ratio, for sizes that were rounded
 
 
 @dataclass(frozen=True)
 class Domains:
-    """The images to translate from, and those to translate to; in the same order if paired."""
+    """Source and target images; in the same order if paired."""
 
     source: ImageFolder
     target: ImageFolder
 
 
 def read_domains(root: str | Path, source: str = 'trainA', target: str = 'trainB') -> Domains:
-    """Find the images of two domains, in folders that are named as CycleGAN's are.
+    """Find the images of two domains, in folders with the names of CycleGAN.
 
     Raises:
         UserError: A folder is missing or holds no images.
@@ -33,13 +33,13 @@ def read_domains(root: str | Path, source: str = 'trainA', target: str = 'trainB
 def read_pairs(root: str | Path, source: str = 'A', target: str = 'B') -> Domains:
     """Find pairs of images: two folders with the same names, or files of two images side by side.
 
-    Names are compared without their extension. Where there are no folders A and B, every file
-    holds A in its left half and B in its right half, as pix2pix has it.
+    Names are compared without their extension. Without folders A and B, every file holds A in its
+    left half and B in its right half, as in pix2pix.
 
     Args:
         root: The folder.
-        source: The one to translate from, A or B.
-        target: The other one.
+        source: The source domain, A or B.
+        target: The target domain, the other one.
 
     Raises:
         UserError: No images, images without a partner, partners of other shapes, or a file of odd
@@ -53,7 +53,7 @@ def read_pairs(root: str | Path, source: str = 'A', target: str = 'B') -> Domain
         raise UserError(f'{root}: no folders {source} and {target}; halves of a file are A and B')
     folder = read_image_folder(root)
     pairs = Domains(*(replace(folder, half=halves[name]) for name in (source, target)))
-    pairs.source.read_sizes()  # or raises the odd ones
+    pairs.source.read_sizes()  # raises on odd widths
     return pairs
 
 

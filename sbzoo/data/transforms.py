@@ -1,4 +1,4 @@
-"""Steps of the pipelines of image sets: a random crop, and the item that a model gets."""
+"""Transforms of image datasets: random crop, and packing of the inputs of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmengine.structures import BaseDataElement
 
 @TRANSFORMS.register_module()
 class RandomSquare(BaseTransform):
-    """Cuts a square from a random place of `img` [H, W, 3].
+    """Random square crop of `img` [H, W, 3].
 
-    For a pair it goes into mmcv's `TransformBroadcaster`, which shares the place with
-    `share_random_params=True`.
+    For a pair it goes into mmcv's `TransformBroadcaster` with `share_random_params=True`, so that
+    both get the same crop.
 
     Args:
         size: The side in pixels.
@@ -37,9 +37,9 @@ class RandomSquare(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackImage(BaseTransform):
-    """The item of a set of images: `inputs`, uint8 RGB [3, H, W], and `data_samples`.
+    """Packs `inputs`, uint8 RGB [3, H, W], and `data_samples`.
 
-    The sample has the `gt_label` of sets with classes, and `img_path` in its metainfo.
+    The data sample has the `gt_label`, if there is one, and `img_path` in its metainfo.
     """
 
     def transform(self, results: dict) -> dict:
@@ -56,7 +56,7 @@ class PackImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackPair(PackImage):
-    """The item of a translation: `inputs` has a `source` and a `target`, each [3, H, W]."""
+    """Packs `inputs` of a translation: a `source` and a `target`, each [3, H, W]."""
 
     def _inputs(self, results: dict) -> dict[str, torch.Tensor]:
         return {key: _to_tensor(results[key]) for key in ('source', 'target')}

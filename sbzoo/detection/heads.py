@@ -1,4 +1,4 @@
-"""Anchor heads that work out the targets and losses of all images and levels at once."""
+"""RetinaNet heads with targets and losses computed for all images and levels at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from sbzoo.errors import UserError
 
-BY_LEVEL = 'GHMC', 'GHMR'  # losses that weigh each anchor by the others of its call
-IGNORED, BACKGROUND = -1, 0  # and from 1 on the number of an object, as in MMDetection
+BY_LEVEL = 'GHMC', 'GHMR'  # losses that weigh each anchor by the others of its level
+IGNORED, BACKGROUND = -1, 0  # and from 1 on the ground truth, as in MMDetection
 
 
 class Targets(NamedTuple):
-    """What the A anchors of N images are to find, P of them an object."""
+    """Targets of A anchors in N images, P of them positive."""
 
     labels: Tensor  # [N, A]
     label_weights: Tensor  # [N, A]
@@ -32,11 +32,11 @@ class Targets(NamedTuple):
 class LeanAnchorHead(AnchorHead):
     """The losses of `AnchorHead` from a few operations on all anchors of a batch.
 
-    MMDetection works out targets image by image and object by object, losses level by level:
-    some hundred small operations, each dearer to start than to do, and each a wait on a GPU.
+    MMDetection computes targets by image and by object, and losses by level: some hundred small
+    operations that cost more to launch than to run, and many that synchronise with a GPU.
 
     Raises:
-        UserError: The assigner is not a plain `MaxIoUAssigner`, there is a sampler, or boxes are
+        UserError: The assigner is not a plain `MaxIoUAssigner`, there is a sampler, boxes are
             decoded before their loss, or a loss weighs anchors by one another.
     """
 
@@ -93,7 +93,7 @@ class LeanAnchorHead(AnchorHead):
         return dict(loss_cls=loss_cls, loss_bbox=loss_bbox)
 
     def _anchors(self, maps: list[Tensor], metas: list[dict]) -> tuple[Tensor, Tensor]:
-        """Anchors [A, 4] and which count in each image [N, A]; kept while images stay as large."""
+        """Anchors [A, 4] and which are inside of each image [N, A]; cached while sizes stay."""
         sizes, device = [m.shape[-2:] for m in maps], maps[0].device
         shapes = [(meta['pad_shape'], meta['img_shape']) for meta in metas]
         if self._cached[0] != (sizes, device, shapes):
@@ -130,7 +130,7 @@ class LeanAnchorHead(AnchorHead):
 
 
 def _assign(overlaps: Tensor, inside: Tensor, assigner: MaxIoUAssigner) -> Tensor:
-    """As `MaxIoUAssigner`, from the IoUs [objects, A] of an image: the object of each anchor."""
+    """As `MaxIoUAssigner`: from the IoUs [objects, A] of an image to the object of each anchor."""
     if not len(overlaps):
         return torch.where(inside, BACKGROUND, IGNORED)
     overlaps = overlaps.masked_fill(~inside, -1)
@@ -142,7 +142,7 @@ def _assign(overlaps: Tensor, inside: Tensor, assigner: MaxIoUAssigner) -> Tenso
     most = overlaps.max(1, keepdim=True).values
     nearest = (overlaps == most) & (most >= max(assigner.min_pos_iou, 0))
     number = torch.arange(1, len(overlaps) + 1, device=overlaps.device)[:, None]
-    last = (nearest * number).max(0).values  # a later object takes an anchor from an earlier one
+    last = (nearest * number).max(0).values  # a later ground truth takes precedence
     return torch.where(last > 0, last, assigned)
 
 
@@ -153,9 +153,9 @@ def _by_anchor(maps: list[Tensor], channels: int) -> Tensor:
 
 @MODELS.register_module()
 class LeanRetinaHead(LeanAnchorHead, RetinaHead):
-    """`RetinaHead`, equal in losses and gradients."""
+    """`RetinaHead` with the same losses and gradients."""
 
 
 @MODELS.register_module()
 class LeanRetinaSepBNHead(LeanAnchorHead, RetinaSepBNHead):
-    """`RetinaSepBNHead`, equal in losses and gradients."""
+    """`RetinaSepBNHead` with the same losses and gradients."""

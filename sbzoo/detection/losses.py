@@ -1,4 +1,4 @@
-"""Focal loss that keeps one tensor for backward and no temporaries the size of the logits."""
+"""Focal loss (Lin et al. 2017) that saves one tensor for backward, computed in chunks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 17  # logits worked on at a time, so that their temporaries stay in the cache
+CHUNK = 1 << 17  # logits at a time, so that temporaries stay in the cache
 
 
 def sigmoid_focal_loss(
@@ -26,12 +26,12 @@ def sigmoid_focal_loss(
     Args:
         logits: Scores before the sigmoid [N, C].
         labels: Classes [N]; all outside of 0 to C - 1 are background.
-        gamma: How much less a well classified logit counts.
-        alpha: Weight of the positive logits; the others have 1 - alpha.
+        gamma: Focusing parameter.
+        alpha: Weight of positive logits; negative ones have 1 - alpha.
         by_row: Whether to sum over the classes.
 
     Returns:
-        The loss [N, C], or [N] if `by_row`; at least in float32.
+        The loss [N, C], or [N] if `by_row`, in float32 or wider.
     """
     return _SigmoidFocalLoss.apply(logits, labels, gamma, alpha, by_row)
 
@@ -62,7 +62,7 @@ class _SigmoidFocalLoss(torch.autograd.Function):
 
 
 def _focal_loss(x: Tensor, labels: Tensor, gamma: float, alpha: float) -> tuple[Tensor, Tensor]:
-    """Loss and derivative of logits [R, C]: all as negatives, then the positive ones anew."""
+    """Loss and derivative of logits [R, C]: all as negatives, then the positive ones again."""
     loss, derivative = _negative(x, gamma, 1 - alpha)
     (rows,) = torch.where((labels >= 0) & (labels < x.shape[1]))
     at = rows, labels[rows]
@@ -81,11 +81,11 @@ def _negative(x: Tensor, gamma: float, scale: float) -> tuple[Tensor, Tensor]:
 
 @MODELS.register_module()
 class LeanFocalLoss(FocalLoss):
-    """MMDetection's `FocalLoss`, equal in value and gradient, leaner and faster on a CPU.
+    """MMDetection's `FocalLoss`, equal in value and gradient, with less memory and time on a CPU.
 
-    Without the CUDA kernel MMDetection builds the labels as one-hot floats and lets autograd keep
-    six tensors of the size of the logits. What has a kernel or is not given as logits and labels
-    (CUDA, probabilities, soft labels [N, C]) goes to MMDetection's own.
+    Without its CUDA kernel MMDetection builds one-hot float labels, and autograd saves six tensors
+    of the size of the logits. Everything but logits and labels on a CPU (CUDA, probabilities, soft
+    labels [N, C]) goes to MMDetection's own.
     """
 
     def forward(

@@ -1,8 +1,8 @@
-"""Stand-in for `mmcv._ext`, mmcv's compiled operators, on torchvision kernels.
+"""Replacement for `mmcv._ext`, mmcv's compiled operators, on torchvision kernels.
 
 `sbzoo.plugin` puts this module where mmcv looks for its extension, so the names and arguments
 below are the ones that mmcv calls. Results go into the tensors that mmcv allocates. Operators
-without a twin here import like the others and raise at use.
+that are missing here import like the others and raise at use.
 
 float16 and bfloat16 inputs are computed in float32 and rounded once, as torchvision does under
 autocast.
@@ -25,7 +25,7 @@ _TINY = torch.finfo(torch.float32).tiny  # mmcv's floor under logarithms, in eve
 
 def _unavailable(operator: str) -> NotImplementedError:
     return NotImplementedError(
-        f'mmcv operator {operator!r} has no torchvision twin in sbzoo; install an mmcv with '
+        f'mmcv operator {operator!r} has no torchvision equivalent in sbzoo; install an mmcv with '
         'compiled operators: a wheel listed at https://mmcv.readthedocs.io/en/latest/get_started/'
         'installation.html, or a source build with MMCV_WITH_OPS=1'
     )
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Callable:
 
 
 def get_compiler_version() -> str:
-    """Return what stands in for the compiler of mmcv's extension."""
+    """Return what replaces the compiler of mmcv's extension."""
     return f'none (torchvision {torchvision.__version__} kernels)'
 
 
@@ -55,15 +55,15 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-# Suppression
+# Non-maximum suppression (NMS)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy suppression of boxes [N, 4]; returns the kept indices, best score first.
+    """Greedy NMS of boxes [N, 4]; returns the kept indices, sorted by score.
 
-    With offset 1 a box ends one pixel after x2, y2. Boxes with an IoU above the threshold go;
-    both are compared in float32, where torchvision takes the threshold in double precision, so
-    that an IoU of exactly 0.6 stays at threshold 0.6. Equal scores keep their order.
+    With offset 1 a box ends one pixel after x2, y2. Boxes with an IoU above the threshold are
+    suppressed; both are compared in float32, where torchvision takes the threshold in double
+    precision, so that an IoU of exactly 0.6 stays at threshold 0.6. Equal scores keep their order.
     """
     boxes = boxes.float() + boxes.new_tensor([0, 0, offset, offset])
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
@@ -96,7 +96,7 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Soft suppression of boxes [N, 4]: overlapping scores decay instead of going.
+    """Soft-NMS of boxes [N, 4]: scores of overlapping boxes decay (arXiv 1704.04503).
 
     Method 0 drops at the threshold, 1 is linear, 2 Gaussian. A decayed score below `min_score`
     drops out; the first box stays whatever its score. Fills the first K rows of dets [N, 5]
@@ -149,7 +149,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Average samples of input [N, C, H, W] into output [R, C, aligned_height, aligned_width].
+    """RoIAlign of input [N, C, H, W] into output [R, C, aligned_height, aligned_width].
 
     Sampling ratio 0 takes as many samples per bin as it covers cells. Maximum pooling
     (`pool_mode` 0) raises.
@@ -207,10 +207,10 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Maximum of input [N, C, H, W] over the bins of each region, and its flat place in H * W.
+    """RoIPool: maximum of input [N, C, H, W] over bins of each region, and its index in H * W.
 
     A region ends at (x2 + 1) * scale and its sides are not rounded, where torchvision rounds
-    them first. Bins without a cell, and regions without an area, give 0 and the place -1.
+    them first. Bins without a cell, and regions without an area, give 0 and the index -1.
     """
     height, width = input.shape[2:]
     rois = _wide(rois)
@@ -255,7 +255,7 @@ _MODULATED_GEOMETRY = itemgetter(
 def _modulated(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor
 ) -> list[Tensor]:
-    if not len(bias):  # how mmcv says that there is none
+    if not len(bias):  # mmcv's sign for none
         bias = input.new_zeros(len(weight))
     return [_wide(operand) for operand in (input, weight, offset, mask, bias)]
 
@@ -268,7 +268,7 @@ def _plain(input: Tensor, weight: Tensor, offset: Tensor) -> list[Tensor]:
 def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *buffers: Tensor, **geometry: int
 ) -> None:
-    """Convolve input [N, C, H, W] by weight [O, C / group, kH, kW] at moved places.
+    """Deformable convolution of input [N, C, H, W] with weight [O, C / group, kH, kW].
 
     Offset [N, 2 * deformable_group * kH * kW, h, w] holds y before x. Fills output
     [N, O, h, w].
@@ -321,7 +321,7 @@ def modulated_deform_conv_forward(
     *buffers: Tensor,
     **geometry: int,
 ) -> None:
-    """Convolve as `deform_conv_forward`, each sample times its mask.
+    """Modulated `deform_conv_forward` (v2): each sample times its mask.
 
     Mask [N, deformable_group * kH * kW, h, w]; bias [O], or empty without one.
     """
@@ -359,7 +359,7 @@ def modulated_deform_conv_backward(
 
 def _class_weight(weight: Tensor, target: Tensor) -> Tensor:
     """Weight of each target's class, [N]; 1 without weights and for targets outside them."""
-    if not len(weight):  # how mmcv says that there are none
+    if not len(weight):  # mmcv's sign for none
         return torch.ones_like(target)
     inside = (target >= 0) & (target < len(weight))
     return torch.where(inside, _wide(weight)[target * inside], 1)
@@ -388,7 +388,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Fill grad_input [N, C] with the slope of `sigmoid_focal_loss_forward` in the logits."""
+    """Fill grad_input [N, C] with the derivative of `sigmoid_focal_loss_forward` in the logits."""
     p = _wide(input).sigmoid()
     positive = target[:, None] == torch.arange(p.shape[1], device=p.device)
     hit = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * _log(p))
@@ -423,11 +423,11 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Fill grad_input [N, C] with the slope in the logits; buff [N] holds its row factors."""
+    """Fill grad_input [N, C] with the derivative in the logits; buff [N] holds its row factors."""
     p, inside = _target_probability(input, target)
     rest = (1 - p).clamp(min=_TINY)  # keeps the power below finite where p is 1 and gamma under 1
-    slope = alpha * (gamma * rest ** (gamma - 1) * p * _log(p) - rest**gamma)
-    factor = slope * inside * _class_weight(weight, target)
+    derivative = alpha * (gamma * rest ** (gamma - 1) * p * _log(p) - rest**gamma)
+    factor = derivative * inside * _class_weight(weight, target)
     buff.copy_(factor)
     hit = target[:, None] == torch.arange(input.shape[1], device=input.device)
     grad_input.copy_(factor[:, None] * (hit.float() - _wide(input)))

@@ -1,6 +1,6 @@
-"""Pretrained weights and the pixels that they were trained with.
+"""Input normalization (mean, std, channel order) that pretrained weights were trained with.
 
-A detector that feeds them other pixels trains without a word, and worse: 2 AP in
+A detector with another one trains without an error, and worse: 2 AP in
 https://github.com/open-mmlab/mmdetection/issues/453.
 """
 
@@ -18,10 +18,7 @@ from sbzoo.errors import UserError
 
 
 class Preprocessing(NamedTuple):
-    """What a network expects of its pixels, which start in the range 0 to 255.
-
-    Mean and standard deviation are in the order of the channels.
-    """
+    """Mean and standard deviation, in the order of the channels, of pixels in [0, 255]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -29,7 +26,7 @@ class Preprocessing(NamedTuple):
 
     @classmethod
     def of_unit_range(cls, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """From the mean and standard deviation of RGB pixels in the range 0 to 1."""
+        """From the mean and standard deviation of RGB pixels in [0, 1]."""
         return cls(*(tuple(round(255 * v, 3) for v in values) for values in (mean, std)))
 
     def __str__(self) -> str:
@@ -38,7 +35,7 @@ class Preprocessing(NamedTuple):
         return f'{order}, mean {mean}, std {std}'
 
     def is_close(self, other: Preprocessing) -> bool:
-        """Whether both make the same pixels but for a shade, which is how far sources differ."""
+        """Whether both are equal up to the rounding of different sources, less than 1 of 255."""
         pairs = zip(self.mean + self.std, other.mean + other.std, strict=True)
         return self.rgb == other.rgb and all(abs(a - b) < 1 for a, b in pairs)
 
@@ -59,13 +56,13 @@ CHECKPOINTS = {
 
 
 def check_preprocessing(model: nn.Module) -> None:
-    """Check that a detector's data preprocessor gives its pretrained backbone the pixels it knows.
+    """Check that a detector normalises its images as its pretrained backbone expects.
 
     A backbone that starts from random weights, or from a checkpoint that is not in `CHECKPOINTS`,
     is not checked.
 
     Raises:
-        UserError: It does not; the message names both.
+        UserError: It does not; the message names both normalizations.
     """
     given, wanted = _given(model), _wanted(getattr(model, 'backbone', None))
     if given and wanted and not given.is_close(wanted):
@@ -87,7 +84,7 @@ def _wanted(backbone: nn.Module | None) -> Preprocessing | None:
 
 
 def _given(model: nn.Module) -> Preprocessing | None:
-    """Of a detector whose pictures are loaded as BGR, which is OpenMMLab's default."""
+    """Of a detector whose images are loaded as BGR, which is OpenMMLab's default."""
     preprocessor = getattr(model, 'data_preprocessor', None)
     if not isinstance(preprocessor, ImgDataPreprocessor):
         return None

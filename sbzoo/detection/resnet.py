@@ -1,4 +1,4 @@
-"""MMDetection's ResNets with their norm in one argument."""
+"""MMDetection's ResNet, ResNetV1d and ResNeXt with `norm` as one argument, and IBN-Net."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sbzoo.norm.spec import split_spec
 
 
 class _OneNorm:
-    """What a ResNet of MMDetection needs to take `norm`; it comes before it in the bases."""
+    """Mixin that gives a ResNet of MMDetection the argument `norm`."""
 
     def __init__(self, norm: str = 'gn', **kwargs) -> None:
         spec, standardise = split_spec(norm)
@@ -41,7 +41,7 @@ class _OneNorm:
 
 @MODELS.register_module()
 class NormResNet(_OneNorm, ResNet):
-    """MMDetection's `ResNet`, with `norm` in the place of `norm_cfg` and `conv_cfg`.
+    """MMDetection's `ResNet`, with `norm` instead of `norm_cfg` and `conv_cfg`.
 
     Its keys are those of a batch norm ResNet whatever the norm is. The GN and GN+WS checkpoints of
     OpenMMLab and those of IBN-Net load by their own names.
@@ -49,7 +49,7 @@ class NormResNet(_OneNorm, ResNet):
     Args:
         norm: A spec (`gn`, `in`, `hybrid` ...), one with weight standardisation (`gn+ws`; Qiao et
             al. 2019, arXiv 1903.10520), or `ibn-a` or `ibn-b` (Pan et al. 2018, arXiv 1807.09441):
-            batch norm and, at the places that the paper names, instance norm.
+            batch norm and, where the paper has it, instance norm.
         **kwargs: `depth` (18, 34, 50, 101, 152), `base_channels` and all else of `ResNet`.
 
     Raises:
@@ -82,7 +82,7 @@ def _place_ibn_b(net: ResNet) -> None:
     net.add_module(net.norm1_name, build_norm('in', net.norm1.num_features))
     for block in blocks:
         block.IN = build_norm('in', block.conv1.in_channels)
-        block.__class__ = IBN_B_BLOCKS[type(block)]  # the same block, with one step more
+        block.__class__ = IBN_B_BLOCKS[type(block)]  # the same block with a norm after its addition
 
 
 IBN = {'ibn-a': _place_ibn_a, 'ibn-b': _place_ibn_b}

@@ -1,4 +1,4 @@
-"""Any network of timm as a backbone of MMDetection."""
+"""Any timm model as a backbone of MMDetection."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ STRIDE_OF_STAGE_1 = 4
 
 @MODELS.register_module()
 class TimmBackbone(BaseModule):
-    """A network of timm that returns its feature maps.
+    """Feature maps of a timm model.
 
-    Its weights come from `init_cfg`, which `--scratch` and testing leave alone as they do for any
-    other backbone: `dict(type='TimmPretrained')`.
+    Its weights come from `init_cfg=dict(type='TimmPretrained')`, which `--scratch` and testing
+    skip as they do for any other backbone.
 
     Args:
-        model: A name of timm, with a tag of its weights or without: `resnet50_gn.a1h_in1k`.
+        model: Its name in timm, with or without a tag of weights: `resnet50_gn.a1h_in1k`.
         out_indices: Which of timm's feature maps are returned. Of most networks 0 has stride 2;
             of ConvNeXt and the like, 4.
-        norm: A spec, for `convert_norm`; None leaves the norms that timm gives the network.
-        frozen_stages: As in MMDetection's `ResNet`: -1 freezes nothing, 0 what comes before the map
-            of stride 4, 1 that map too, 2 the map of stride 8 ...
+        norm: A spec for `convert_norm`; None keeps the norms of timm.
+        frozen_stages: As in MMDetection's `ResNet`: -1 freezes nothing, 0 the stem, 1 also the
+            stage of stride 4, 2 that of stride 8 ...
         norm_eval: Whether batch norm uses its running statistics in training and keeps them.
-        with_cp: Whether stages are computed again in backward instead of kept.
-        init_cfg: Where weights come from.
-        **kwargs: All else that timm's `create_model` takes (`drop_path_rate` ...).
+        with_cp: Whether stages are recomputed in backward (activation checkpointing).
+        init_cfg: The initialization.
+        **kwargs: Further arguments of timm's `create_model` (`drop_path_rate` ...).
 
     Raises:
-        UserError: timm has no network of this name, or this one has no such stage.
+        UserError: timm has no model of this name, or the model no such stage.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TimmBackbone(BaseModule):
             module.requires_grad_(False)
 
     def create(self, **weights) -> nn.Module:
-        """A network like this one, with random weights unless `weights` tell timm of others."""
+        """Another such network, with random weights unless `weights` say otherwise."""
         net = timm.create_model(self.model, features_only=True, **self.options, **weights)
         if self.norm:
             print_log(str(convert_norm(net, self.norm)), logger='current')
@@ -78,12 +78,12 @@ class TimmBackbone(BaseModule):
 
     @property
     def out_channels(self) -> list[int]:
-        """Channels of the maps that are returned: `in_channels` of the neck."""
+        """Channels of the feature maps: `in_channels` of the neck."""
         return self.net.feature_info.channels()
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What timm's weights were trained with."""
+        """The preprocessing that timm's weights were trained with."""
         cfg = get_pretrained_cfg(self.model)
         return Preprocessing.of_unit_range(cfg.mean, cfg.std)
 
@@ -92,7 +92,7 @@ class TimmBackbone(BaseModule):
         return tuple(self.net(x))
 
     def train(self, mode: bool = True) -> nn.Module:
-        """Training mode, but for frozen stages and, with `norm_eval`, batch norms."""
+        """Training mode, except for frozen stages and, with `norm_eval`, batch norms."""
         super().train(mode)
         norms = (m for m in self.net.modules() if isinstance(m, _BatchNorm))
         for module in (*self.frozen, *(norms if self.norm_eval else ())):
@@ -100,7 +100,7 @@ class TimmBackbone(BaseModule):
         return self
 
     def _first_stages(self, stages: int) -> list[nn.Module]:
-        """The modules of the stem and of the first `stages` stages, in the order of their work."""
+        """The modules of the stem and of the first `stages` stages, in forward order."""
         if stages < 0:
             return []
         modules = dict(self.net.named_modules())
@@ -114,7 +114,7 @@ class TimmBackbone(BaseModule):
         stride = STRIDE_OF_STAGE_1 * 2 ** (stage - 1)
         for level in self.net.feature_info.info:
             name = level['module']
-            for candidate in (name, name.replace('.', '_')):  # timm flattens some networks
+            for candidate in (name, name.replace('.', '_')):  # timm flattens some models
                 if level['reduction'] == stride and candidate in modules:
                     return candidate
         raise UserError(f'{self.model}: frozen_stages: no stage {stage}, of stride {stride}')
@@ -127,17 +127,17 @@ def _did_you_mean(model: str) -> str:
 
 @WEIGHT_INITIALIZERS.register_module()
 class TimmPretrained:
-    """Loads weights into a `TimmBackbone`, before its norms are turned.
+    """Loads weights into a `TimmBackbone`, before its norms are replaced.
 
-    Every weight but those of the classifier must be there, and nothing else.
+    They must fit exactly, except for those of the classifier.
 
     Args:
         checkpoint: A .safetensors or .pth file with the weights of the whole network under the
             names of timm; None downloads those that timm publishes for the model and tag.
-        sha256: Of the whole file, in hexadecimal digits; a file that differs is an error.
+        sha256: Expected hash of the file in hexadecimal digits.
 
     Raises:
-        UserError: The file is missing, not the one that was meant, or of another network.
+        UserError: The file is missing, has another hash, or is of another model.
     """
 
     def __init__(self, checkpoint: str | None = None, sha256: str | None = None) -> None:
@@ -145,7 +145,7 @@ class TimmPretrained:
 
     def __call__(self, backbone: TimmBackbone) -> None:
         """Load them; mmengine calls this."""
-        weights = dict(pretrained=True)  # which timm publishes
+        weights = dict(pretrained=True)  # those that timm publishes
         if self.checkpoint:
             state_dict = read_weights(self.checkpoint, self.sha256)
             _check_fits(self.checkpoint, state_dict, backbone)

@@ -1,4 +1,4 @@
-"""Optimizers: the alpha of a hybrid norm is not a weight, and a GAN has two players."""
+"""Optimizers: the alpha of a hybrid norm is not a weight, and a GAN has two networks."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class PlayersOptimWrapperConstructor:
-    """A wrapper for each player of an adversarial model, by name.
+    """A wrapper for generator and discriminator of an adversarial model, by name.
 
     In a config, `optim_wrapper = dict(constructor='PlayersOptimWrapperConstructor',
     generator=dict(optimizer=...), discriminator=dict(optimizer=...))`.
 
     Raises:
-        UserError: The names are not those of the model's players.
+        UserError: The names are not those of the model's networks.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -62,7 +62,7 @@ class PlayersOptimWrapperConstructor:
         if self.cfg.keys() != networks.keys():
             raise UserError(
                 f'optim_wrapper: optimizers of {", ".join(self.cfg)}, but the model has the '
-                f'players {", ".join(networks)}'
+                f'networks {", ".join(networks)}'
             )
         return OptimWrapperDict(
             **{name: build_optim_wrapper(networks[name], cfg) for name, cfg in self.cfg.items()}

@@ -1,4 +1,4 @@
-"""Generative adversarial networks whose norm is an argument."""
+"""Generative adversarial networks (GANs) whose normalization layers are an argument."""
 
 import sbzoo.gan.models.gan
 import sbzoo.gan.models.image_to_image

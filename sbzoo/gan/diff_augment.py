@@ -1,6 +1,6 @@
-"""Differentiable augmentation of what a discriminator sees (Zhao et al. 2020, arXiv 2006.10738).
+"""Differentiable augmentation (DiffAugment, Zhao et al. 2020, arXiv 2006.10738).
 
-Every image of a batch has random numbers of its own, from torch's generator of its device.
+Every image of a batch draws its own random numbers, from torch's generator of its device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, ratio: float = 1 / 8) -> Tensor:
-    """A shift by up to `ratio` of each side, zeros behind it."""
+    """A shift by up to `ratio` of each side, padded with zeros."""
     reach = [round(side * ratio) for side in x.shape[2:]]
     rows, columns = (
         torch.arange(side, device=x.device) + _integers(x, 2 * by + 1)
@@ -41,7 +41,7 @@ def translation(x: Tensor, ratio: float = 1 / 8) -> Tensor:
 
 
 def cutout(x: Tensor, ratio: float = 1 / 2) -> Tensor:
-    """Zeros in a rectangle of `ratio` of each side, which may reach over the border."""
+    """Zeros in a rectangle of `ratio` of each side, which may extend beyond the border."""
     inside = []
     for side in x.shape[2:]:
         size = round(side * ratio)
@@ -53,17 +53,17 @@ def cutout(x: Tensor, ratio: float = 1 / 2) -> Tensor:
 
 
 def flip(x: Tensor) -> Tensor:
-    """Left to right, half of the images."""
+    """A horizontal flip with probability 0.5."""
     return torch.where(_uniform(x, 0, 1) < 0.5, x.flip(3), x)
 
 
 def _uniform(x: Tensor, low: float, high: float) -> Tensor:
-    """A number for each image, [N, 1, 1, 1]."""
+    """A uniform random number for each image, [N, 1, 1, 1]."""
     return torch.empty(len(x), 1, 1, 1, device=x.device, dtype=x.dtype).uniform_(low, high)
 
 
 def _integers(x: Tensor, count: int) -> Tensor:
-    """An integer below `count` for each image, [N, 1]."""
+    """A random integer below `count` for each image, [N, 1]."""
     return torch.randint(count, (len(x), 1), device=x.device)
 
 
@@ -76,10 +76,10 @@ def diff_augment(policy: str) -> Augment:
     """The augmentation of a policy such as 'color,translation,cutout', in that order.
 
     Args:
-        policy: Names in `AUGMENTATIONS` with commas between them; '' leaves images as they are.
+        policy: Comma-separated names of `AUGMENTATIONS`; '' leaves images unchanged.
 
     Raises:
-        UserError: An unknown name; the message lists the known.
+        UserError: Unknown name; the message lists the known ones.
     """
     names = [name.strip() for name in policy.split(',')] if policy.strip() else []
     steps = [choose('augmentation', name, AUGMENTATIONS) for name in names]

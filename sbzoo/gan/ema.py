@@ -1,4 +1,4 @@
-"""The generator that samples: a moving average of the one that trains."""
+"""Exponential moving average (EMA) of the generator, which samples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sbzoo.errors import UserError
 
 
 class RampUpEMA(AveragedModel):
-    """Exponential moving average of a generator, over a span that grows as training goes on.
+    """Exponential moving average of a generator, with a half-life that ramps up.
 
-    The half-life is counted in images, so that runs of different batch sizes average over the same
-    stretch of training, and is at most `ramp_up` of the images seen, so that the weights of the
-    first steps are soon forgotten (Karras et al. 2020, arXiv 2006.06676). Buffers, such as the
-    running statistics of batch norm, are averaged like weights.
+    The half-life is counted in images, so that it does not depend on the batch size, and is at
+    most `ramp_up` of the images seen, so that the first weights are soon forgotten (Karras et al.
+    2020, arXiv 2006.06676). Buffers, such as the running statistics of batch norm, are averaged
+    like weights.
 
     Args:
         model: The generator; it is copied.
@@ -25,14 +25,12 @@ class RampUpEMA(AveragedModel):
         ramp_up: The largest half-life, as a fraction of the images seen.
 
     Raises:
-        UserError: One of both is not positive.
+        UserError: One of them is not positive.
     """
 
     def __init__(self, model: nn.Module, half_life: float = 10_000, ramp_up: float = 0.05) -> None:
         if half_life <= 0 or ramp_up <= 0:
-            raise UserError(
-                f'ema: half_life {half_life}, ramp_up {ramp_up}; both have to be above 0'
-            )
+            raise UserError(f'ema: half_life {half_life}, ramp_up {ramp_up}; both must be above 0')
         super().__init__(model, multi_avg_fn=self._blend, use_buffers=True)
         self.requires_grad_(False)
         self.half_life, self.ramp_up = half_life, ramp_up
@@ -40,7 +38,7 @@ class RampUpEMA(AveragedModel):
         self.decay = 0.0
 
     def update(self, model: nn.Module, images: int) -> None:
-        """Take in the weights of `model` after a step on so many images."""
+        """Average in the weights of `model` after a step on this many images."""
         self.images += images
         half_life = min(self.half_life, self.ramp_up * int(self.images))
         self.decay = 0.5 ** (images / half_life)

@@ -1,7 +1,7 @@
-"""Adversarial losses: what discriminator and generator minimise, from logits to a scalar.
+"""Adversarial losses of generator and discriminator, from logits of any shape to their mean.
 
-Logits may have any shape; the mean is over all of them. Both players' losses are what their papers
-minimise, without weights; least squares without the paper's factor of one half, as in CycleGAN.
+They are what the papers minimise, without weights; least squares is without the paper's factor of
+one half, as in CycleGAN.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from torch import Tensor
 
 
 class AdversarialLoss(NamedTuple):
-    """A line of the table of losses."""
+    """The losses of discriminator and generator."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]  # (real logits, fake logits)
     generator: Callable[[Tensor, Tensor | None], Tensor]  # (fake logits, real logits)
-    paired: bool = False  # the generator's needs the real logits, as many as fake ones
+    paired: bool = False  # the generator needs real logits, as many as fake ones
 
 
 def non_saturating(real: Tensor, fake: Tensor) -> Tensor:
-    """Binary cross-entropy (Goodfellow et al. 2014, arXiv 1406.2661)."""
+    """Non-saturating loss, binary cross-entropy (Goodfellow et al. 2014, arXiv 1406.2661)."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge (Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957)."""
+    """Hinge loss (Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def least_squares(real: Tensor, fake: Tensor) -> Tensor:
-    """Squared distances to 1 and 0, without a factor (Mao et al. 2017, arXiv 1611.04076)."""
+    """LSGAN: squared distances to 1 and 0 (Mao et al. 2017, arXiv 1611.04076)."""
     return (real - 1).square().mean() + fake.square().mean()
 
 
 def wasserstein(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's estimate of the distance, negative (Arjovsky et al. 2017, arXiv 1701.07875)."""
+    """WGAN: the negative of the critic's estimate (Arjovsky et al. 2017, arXiv 1701.07875)."""
     return fake.mean() - real.mean()
 
 
 def relativistic(real: Tensor, fake: Tensor) -> Tensor:
-    """Cross-entropy of pairs (Jolicoeur-Martineau 2019, arXiv 1807.00734; RpGAN of 2501.05441)."""
+    """Relativistic pairing, RpGAN (Jolicoeur-Martineau 2019, arXiv 1807.00734)."""
     return F.softplus(fake - real).mean()
 
 

@@ -1,4 +1,4 @@
-"""Images on their way into a model and out of it."""
+"""Data preprocessor of the adversarial models: uint8 images to batches in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Inputs = Tensor | dict[str, Tensor]
 
 @MODELS.register_module()
 class ImagePreprocessor(BaseDataPreprocessor):
-    """Stacks RGB images of 0 to 255 into a batch [N, 3, H, W] of -1 to 1.
+    """Stacks RGB images in [0, 255] into a batch [N, 3, H, W] in [-1, 1].
 
-    A dict of lists of images becomes a dict of batches; what is no image is left as it is.
+    A dict of lists of images becomes a dict of batches; what is not an image stays unchanged.
     """
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Bring a batch of the data loader to the device of the model."""
+        """Move a batch of the data loader to the device of the model and normalise it."""
         inputs = _batch(self.cast_data(data['inputs']))
         return dict(inputs=inputs, data_samples=data.get('data_samples'))
 

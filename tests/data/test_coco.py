@@ -257,7 +257,7 @@ FAULTS = [
     (drop('images', 'width'), 'image 1 (1.png): no width'),
     (images(height=0), 'image 1 (1.png): height is 0, not a positive number'),
     (drop('images', 'file_name'), 'image 1 (?): no file_name'),
-    (images(file_name=''), "image 1 (): file_name is '', not a text"),
+    (images(file_name=''), "image 1 (): file_name is '', not a non-empty string"),
 ]
 
 

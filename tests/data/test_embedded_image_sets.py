@@ -69,7 +69,7 @@ def test_textures_of_the_splits_share_no_pixel(monkeypatch):
     ramp = Image.fromarray(columns).convert('RGB')
     monkeypatch.setattr(module, 'photograph', lambda name: ramp)
     found = {'train': set(), 'test': set()}
-    for name, pixels in SETS['textures64'].pictures():
+    for name, pixels in SETS['textures64'].images():
         found[name.split('/')[0]].update(np.unique(pixels).tolist())
     assert max(found['test']) < 128 // 2 <= min(found['train'])
     assert min(found['test']) < 5
@@ -99,7 +99,7 @@ def test_no_digit_is_in_two_splits_or_domains(monkeypatch, name):
     monkeypatch.setattr(module, '_shape', spy)
     for slow in ('_outline', '_blend'):
         monkeypatch.setattr(module, slow, lambda *args: args[0])
-    folders = [name.split('/')[0] for name, _ in SETS[name].pictures()]
+    folders = [name.split('/')[0] for name, _ in SETS[name].images()]
     seen = {}
     for folder, digit in zip(folders, drawn, strict=True):
         seen.setdefault(digit, []).append(folder)
@@ -154,7 +154,7 @@ def test_unknown_sets(tmp_path):
 def test_other_pixels_are_told(tmp_path, monkeypatch):
     made = module.EmbeddedSet(lambda: iter([('a/b.png', np.zeros((2, 2), np.uint8))]), 1, '00')
     monkeypatch.setitem(SETS, 'one', made)
-    with pytest.warns(UserWarning, match='gives other pictures'):
+    with pytest.warns(UserWarning, match='gives other images'):
         ensure_embedded('one', tmp_path / 'one')
     assert Image.open(tmp_path / 'one/a/b.png').size == (2, 2)
 

@@ -124,7 +124,7 @@ def lanczos(size: int, target: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize('shape', [(40, 40), (50, 40), (40, 51)])
-def test_the_central_square_by_lanczos_filter(shape):
+def test_the_centre_crop_by_lanczos_filter(shape):
     pixels = noise(*shape, 3) // 2 + 64  # nothing is cut between the two passes
     top, left = (shape[0] - 40) // 2, (shape[1] - 40) // 2
     square = pixels[top : top + 40, left : left + 40].astype(float)

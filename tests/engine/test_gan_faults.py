@@ -68,7 +68,7 @@ def test_folders(train, tmp_path, config, data, message):  # noqa: F811
             'default_hooks.checkpoint.save_best=fid',
             "save_best='fid': the evaluation gives FD-digits",
         ),
-        ('optim_wrapper.generator=None', 'the model has the players generator, discriminator'),
+        ('optim_wrapper.generator=None', 'the model has the networks generator, discriminator'),
     ],
 )
 def test_options(train, tmp_path, digits, option, message):  # noqa: F811

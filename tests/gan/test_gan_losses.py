@@ -63,7 +63,7 @@ def test_losses_by_hand():
 
 
 @pytest.mark.parametrize('name', LOSSES)
-def test_players_pull_in_opposite_directions_and_stay_finite(name):
+def test_both_losses_pull_in_opposite_directions_and_stay_finite(name):
     loss = LOSSES[name]
     real, fake = (torch.zeros(4, requires_grad=True) for _ in range(2))
     d_real, d_fake = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))

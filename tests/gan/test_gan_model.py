@@ -73,8 +73,8 @@ def gan(num_classes: int = 0, **options) -> GAN:
 
 
 def optimizers(model, lr=0.1, **options):
-    player = dict(optimizer=dict(type='SGD', lr=lr), **options)
-    constructor = PlayersOptimWrapperConstructor(dict(generator=player, discriminator=player))
+    wrapper = dict(optimizer=dict(type='SGD', lr=lr), **options)
+    constructor = PlayersOptimWrapperConstructor(dict(generator=wrapper, discriminator=wrapper))
     return constructor(model)
 
 
@@ -246,13 +246,13 @@ def test_options_that_do_not_exist_are_refused():
         gan(penalties=[dict(type='r3', weight=1.0)])
     with pytest.raises(TypeError, match='gp_norm_mode'):
         gan(penalties=[dict(type='r1', weight=1.0, gp_norm_mode='HWC')])
-    with pytest.raises(UserError, match='players generator, discriminator'):
+    with pytest.raises(UserError, match='networks generator, discriminator'):
         PlayersOptimWrapperConstructor(dict(generator=dict(optimizer=dict(type='SGD', lr=1))))(
             gan()
         )
 
 
-def test_players_have_mmengines_optimizers():
+def test_both_networks_have_mmengines_optimizers():
     model = gan()
     built = build_optim_wrapper(
         model,
@@ -343,7 +343,7 @@ def test_a_pool_of_none_lets_all_through():
             lambda: gan(penalties=[dict(type='r1', weight=1.0, interval=0)]),
             'interval 0; it can be 1',
         ),
-        (lambda: gan(ema=dict(ramp_up=0)), 'ramp_up 0; both have to be above 0'),
+        (lambda: gan(ema=dict(ramp_up=0)), 'ramp_up 0; both must be above 0'),
         (lambda: gan(ema=dict(half_life=-1)), 'half_life -1, ramp_up'),
         (lambda: UnetGenerator(num_downs=1), 'num_downs 1; it can be 2 or more'),
     ],

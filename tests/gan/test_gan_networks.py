@@ -277,7 +277,7 @@ def test_unet_has_no_norm_on_its_1x1_map():
     assert seen == {(s, s): 2 if s == 128 else 4 for s in sides} | {(2, 2): 4, (128, 128): 2}
 
 
-def test_unet_refuses_what_it_cannot_halve():
+def test_unet_refuses_what_it_cannot_downsample():
     net = MODELS.build(dict(type='UnetGenerator', base_channels=2, num_downs=6))
     with pytest.raises(UserError, match=r'num_downs=6: images of 64 x 96 .* multiples of 64'):
         net(images(96, 1)[:, :, :64].float())

@@ -1,4 +1,4 @@
-"""Sets that are built on first use: complete or not there, the same pixels on every machine."""
+"""Embedded data sets: built atomically on first use, with the same pixels on every machine."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from sbzoo.files import new_folder
 def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) -> Path:
     """Build a set under `root` unless it is there already, and return `root`.
 
-    The set appears under its name only when it is complete, also when two processes build it
-    at once: it is written to a temporary folder beside it, which is then renamed.
+    This is atomic, also when two processes build the set at once: it is written to a temporary
+    folder beside it, which is then renamed.
 
     Args:
         root: The folder of the set.
-        build: Writes the set into the empty folder that it gets, and returns its sha256.
-        digest: The sha256 that the published figures were measured on; another one is told in a
-            warning.
+        build: Writes the set to an empty folder, and returns its sha256.
+        digest: The sha256 that the published figures were measured on; any other is warned of.
     """
     root = Path(root).expanduser()
     if not root.exists():
         built = _build(root, build)
         if built not in (None, digest):
             warnings.warn(
-                f'{root}: the installed scikit-learn, scikit-image or Pillow gives other pictures '
+                f'{root}: the installed scikit-learn, scikit-image or Pillow gives other images '
                 f'(sha256 {built}) than the published figures were measured on ({digest})',
                 stacklevel=3,
             )

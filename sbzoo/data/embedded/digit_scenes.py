@@ -3,8 +3,8 @@
 Both sources ship inside installed packages: 1,797 real handwritten digits of 8 x 8 pixels in
 scikit-learn (Alpaydin and Kaynak, UCI, 1998) and the PNG photographs of scikit-image. The two
 splits share neither a digit nor a photograph. All arithmetic on pixels is integer, the random
-numbers are of NumPy's frozen legacy generator and the pictures are uncompressed, so that every
-machine writes the same bytes; `DIGEST` proves it.
+numbers are of NumPy's frozen legacy generator and the images are uncompressed, so that every
+machine writes the same bytes, which `DIGEST` verifies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIGEST = 'e30853d222c4830d63d94e1e28a747beddbb31740d59114989f0ee5b9f49dd6c'
 
 @dataclass(frozen=True)
 class Split:
-    """What one split is made of."""
+    """The sources of a split."""
 
     name: str
     seed: int
@@ -133,7 +133,7 @@ def handwriting(split: Split, gain: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         split: Which of them.
-        gain: By how much their values of 0 to 16 are multiplied; what is above 255 is cut.
+        gain: Factor on their values of 0 to 16; the product is clipped at 255.
     """
     from sklearn.datasets import load_digits
 
@@ -156,13 +156,13 @@ def _background(photograph: Image.Image, rng: np.random.RandomState) -> np.ndarr
     top = rng.randint(photograph.height - side + 1)
     crop = photograph.crop((left, top, left + side, top + side))
     pixels = np.array(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    return pixels // 2 + 64  # half the contrast, so that every digit can be read
+    return pixels // 2 + 64  # half the contrast, so that digits are legible
 
 
 def _paste(
     pixels: np.ndarray, taken: np.ndarray, strokes: np.ndarray, rng: np.random.RandomState
 ) -> np.ndarray | None:
-    """Draw one digit into `pixels` unless its box meets what is `taken`; its mask, or None."""
+    """Draw one digit into `pixels` unless its box overlaps `taken`; its mask, or None."""
     side = rng.randint(18, 49)
     top, left = rng.randint(SIZE - side + 1, size=2)
     shade = rng.randint(0, 64, size=3)
@@ -182,14 +182,14 @@ def _paste(
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The tight box of a mask [H, W] as x, y, width, height in pixels."""
+    """The bounding box of a mask [H, W] as x, y, width, height in pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
 def _run_lengths(mask: np.ndarray) -> dict:
-    """COCO's uncompressed run-length form: column by column, starting with zeros."""
+    """COCO's uncompressed run-length encoding (RLE): column-major, starting with zeros."""
     flat = mask.ravel(order='F')
     edges = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *edges, flat.size]).tolist()

@@ -1,7 +1,7 @@
-"""Embedded sets of images for generators, built on first use from what installed packages hold.
+"""Embedded image sets for GANs, built on first use from the data of installed packages.
 
 The sources are scikit-learn's 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak, UCI,
-1998), the first 100 pictures of scikit-image's `lfw_subset` (faces of Labeled Faces in the Wild,
+1998), the first 100 images of scikit-image's `lfw_subset` (faces of Labeled Faces in the Wild,
 Huang et al. 2007, grey, 25 x 25 pixels; the other 100 are no faces) and its PNG photographs. Every
 set is made of plain PNG files. All arithmetic on pixels is integer and the random numbers are of
 NumPy's frozen legacy generator, so that every machine makes the same pixels.
@@ -39,17 +39,17 @@ _COLOURS = (
     (60, 200, 200), (70, 120, 230), (135, 80, 200), (240, 130, 190), (235, 235, 235),
 )  # fmt: skip
 
-_Pictures = Iterator[tuple[str, np.ndarray]]  # file name in the set, uint8 [H, W, 3] or [H, W]
+_Images = Iterator[tuple[str, np.ndarray]]  # file name in the set, uint8 [H, W, 3] or [H, W]
 
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """How a set is made.
+    """The recipe of a set.
 
-    ``digest`` is the sha256 over the names and pixels of its pictures.
+    ``digest`` is the sha256 over the names and pixels of its images.
     """
 
-    pictures: Callable[[], _Pictures]
+    images: Callable[[], _Images]
     count: int
     digest: str
 
@@ -72,7 +72,7 @@ def ensure_embedded(name: str, root: str | Path | None = None) -> Path:
 def _build(name: str, root: Path) -> str:
     made = SETS[name]
     digest = hashlib.sha256()
-    for file_name, pixels in track(made.pictures(), name, total=made.count):
+    for file_name, pixels in track(made.images(), name, total=made.count):
         path = root / file_name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).convert('RGB').save(path, compress_level=1)
@@ -80,14 +80,14 @@ def _build(name: str, root: Path) -> str:
     return digest.hexdigest()
 
 
-def _digits() -> _Pictures:
+def _digits() -> _Images:
     """White strokes on black, 32 x 32, in a folder for each label."""
     for folder, split in (('train', _TRAIN), ('test', _TEST)):
         for index, (strokes, label) in enumerate(zip(*handwriting(split, gain=16), strict=True)):
             yield f'{folder}/{label}/{index:04d}.png', _resized(strokes, 32)
 
 
-def _faces() -> _Pictures:
+def _faces() -> _Images:
     """Grey faces, 32 x 32; every sixth is held out, as of the digits."""
     import skimage
 
@@ -97,7 +97,7 @@ def _faces() -> _Pictures:
         yield f'{folder}/{index:03d}.png', _resized(pixels, 32)
 
 
-def _textures() -> _Pictures:
+def _textures() -> _Images:
     """Squares of 64 to 128 pixels out of four photographs, 64 x 64, in a folder for each."""
     for folder, count, seed in (('train', 250, 0), ('test', 50, 1)):
         rng = np.random.RandomState(seed)
@@ -115,7 +115,7 @@ def _crop(photo: Image.Image, folder: str, rng: np.random.RandomState) -> Image.
     return square.resize((_SIZE, _SIZE), Image.Resampling.BILINEAR)
 
 
-def _plain_and_striped() -> _Pictures:
+def _plain_and_striped() -> _Images:
     """Digits on grass, 64 x 64: brown (A) and striped like zebras (B), no digit in both."""
     grass = photograph('grass')
     for split, folder, count in ((_TRAIN, 'train', 500), (_TEST, 'test', 50)):
@@ -146,7 +146,7 @@ def _striped(rng: np.random.RandomState) -> np.ndarray:
     return _blend(np.array(_BLACK, dtype=np.int32), np.array(_WHITE, dtype=np.int32), white)
 
 
-def _outlines() -> _Pictures:
+def _outlines() -> _Images:
     """Pairs side by side, 64 x 128: the outline of a digit, and it in the colour of its label."""
     for split, folder, count in ((_TRAIN, 'train', 1000), (_TEST, 'test', 100)):
         rng = np.random.RandomState(split.seed)

@@ -1,4 +1,4 @@
-"""What all adversarial models share: two players, each with an optimizer of its own."""
+"""Base of the adversarial models: generator and discriminator, each with its own optimizer."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ Losses = dict[str, Tensor]
 
 
 class AdversarialModel(BaseModel):
-    """A generator and a discriminator that mmengine's Runner trains in one `train_step`."""
+    """A generator and a discriminator, trained in one `train_step` of mmengine's Runner."""
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor=dict(type='ImagePreprocessor'))
 
     def networks(self) -> dict[str, nn.Module]:
-        """The modules that are optimised against each other, by the name of their optimizer."""
+        """Generator and discriminator, by the name of their optimizer."""
         return dict(generator=self.generator, discriminator=self.discriminator)
 
     def steps(self, network: str, start: int, stop: int) -> int:
-        """How many steps a player takes in the iterations from `start` to before `stop`."""
+        """Optimizer steps of a network in iterations `start` to `stop - 1`."""
         return stop - start
 
 
 def update(losses: Losses, optim_wrapper: OptimWrapper) -> Losses:
-    """Step down the sum of the losses, and return them for the log."""
+    """Step the optimizer on the sum of the losses, and return them for the log."""
     optim_wrapper.update_params(sum(losses.values()))
     return {name: loss.detach() for name, loss in losses.items()}
 
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Gradients pass through the modules and leave their parameters alone."""
+    """Gradients flow through the modules, but their parameters get none."""
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -53,8 +53,8 @@ def as_samples(images: Tensor, **fields: Tensor) -> list[BaseDataElement]:
     """One data sample for each of the images [N, 3, H, W], with uint8 pixels in `fake_img`.
 
     Args:
-        images: What was generated, of -1 to 1.
-        fields: More images of the same samples, such as what they were translated from.
+        images: Generated images in [-1, 1].
+        fields: More images of the same samples, such as their sources.
     """
     columns = {k: to_uint8(v).cpu() for k, v in dict(fake_img=images, **fields).items()}
     rows = zip(*columns.values(), strict=True)

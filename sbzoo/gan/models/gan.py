@@ -1,4 +1,4 @@
-"""A GAN on mmengine's Runner: noise to images."""
+"""Generative adversarial network on mmengine's Runner: noise to images."""
 
 from __future__ import annotations
 
@@ -25,23 +25,21 @@ from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, 
 class GAN(AdversarialModel):
     """Generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661).
 
-    An iteration of the Runner is one step of the discriminator; the generator takes a step in every
-    `discriminator_steps`-th. Both see as many images a step as the data loader gives, and add
-    gradients up over `accumulative_counts` of their optimizers' wrappers.
+    An iteration of the Runner is one step of the discriminator; every `discriminator_steps`-th
+    iteration the generator takes one too. The batch size of both is that of the data loader, and
+    gradients are accumulated over the `accumulative_counts` of their optimizer wrappers.
 
     Args:
         generator: Config of the generator, noise [N, noise_size] -> images [N, 3, S, S].
         discriminator: Config of the discriminator, images -> logits [N].
-        loss: A row of `sbzoo.gan.losses.LOSSES`.
-        penalties: Dicts of `type` (a row of `sbzoo.gan.gradient_penalties.PENALTIES`), `weight` and
-            `interval`.
-        augment: Policy of DiffAugment, for all that the discriminator sees; '' for none.
-        ema: Arguments of `RampUpEMA`; None samples from the generator that trains.
-        discriminator_steps: Steps of the discriminator for one of the generator.
+        loss: One of `sbzoo.gan.losses.LOSSES`.
+        penalties: Arguments of `LazyPenalty`: `type`, `weight` and `interval`.
+        augment: DiffAugment policy for all that the discriminator sees; '' for none.
+        ema: Arguments of `RampUpEMA`; None samples from the generator itself.
+        discriminator_steps: Steps of the discriminator per step of the generator.
 
     Raises:
-        UserError: Unknown loss, penalty or augmentation, a penalty's interval below 1, or an `ema`
-            that averages over nothing.
+        UserError: Unknown loss, penalty or augmentation, or a value out of its range.
     """
 
     def __init__(
@@ -66,22 +64,22 @@ class GAN(AdversarialModel):
 
     @property
     def sampler(self) -> nn.Module:
-        """The generator that samples: the average, if there is one."""
+        """The generator that samples: its EMA, if there is one."""
         if hasattr(self, 'generator_ema'):
             return self.generator_ema.module
         return _unwrapped(self.generator)
 
     def steps(self, network: str, start: int, stop: int) -> int:
-        """Those of the generator are fewer; see `discriminator_steps`."""
+        """The generator takes fewer; see `discriminator_steps`."""
         every = self.discriminator_steps if network == 'generator' else 1
         return stop // every - start // every
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
-        """A step of the discriminator and, if it is its turn, one of the generator.
+        """A step of the discriminator and, every `discriminator_steps`-th time, of the generator.
 
         Args:
             data: `inputs` are real images, `data_samples` their labels if the model is conditional.
-            optim_wrapper: A wrapper for each of the players.
+            optim_wrapper: The wrappers of generator and discriminator.
 
         Returns:
             The losses, for the log.
@@ -156,14 +154,14 @@ class GAN(AdversarialModel):
     def sample(
         self, seeds: Sequence[int], labels: Tensor | None = None, **options: float
     ) -> Tensor:
-        """Sample images [N, 3, S, S] of -1 to 1, each from the noise of its own seed.
+        """Sample images [N, 3, S, S] in [-1, 1], each from the noise of its own seed.
 
-        So an image does not depend on the batch or the device that it is generated in.
+        So an image depends neither on its batch nor on the device.
 
         Args:
-            seeds: N of them.
+            seeds: N seeds.
             labels: [N], of a conditional generator; on any device.
-            options: What the generator takes beyond that, such as `truncation`.
+            options: Further arguments of the generator, such as `truncation`.
         """
         sampler, noise = self.sampler.eval(), self.noise(seeds)
         return sampler(noise, None if labels is None else labels.to(noise.device), **options)
@@ -176,5 +174,5 @@ class GAN(AdversarialModel):
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """A player out of its distributed wrapper."""
+    """A network without its distributed wrapper."""
     return module.module if is_model_wrapper(module) else module

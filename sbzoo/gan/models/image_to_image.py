@@ -1,4 +1,4 @@
-"""Models that translate images: pix2pix between pairs, CycleGAN between two domains."""
+"""Image-to-image translation: pix2pix of paired, CycleGAN of unpaired images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, 
 
 
 class Translation(AdversarialModel):
-    """A model whose `generator` translates images of a source into a target."""
+    """A model whose `generator` translates images of a source domain to a target domain."""
 
-    beside = ('source', 'target')  # inputs that stand beside a translation in its sample
+    kept = ('source', 'target')  # inputs that a sample keeps beside its translation
 
     def forward(
         self,
@@ -25,25 +25,25 @@ class Translation(AdversarialModel):
         data_samples: list[BaseDataElement] | None = None,
         mode: str = 'predict',
     ) -> list[BaseDataElement]:
-        """Translate `inputs['source']`; the samples hold what went in beside what came out."""
-        given = {f'{name}_img': inputs[name] for name in self.beside}
+        """Translate `inputs['source']`; the samples hold the inputs and the translations."""
+        given = {f'{name}_img': inputs[name] for name in self.kept}
         return as_samples(self.translate(inputs['source']), **given)
 
     @torch.no_grad()
     def translate(self, images: Tensor) -> Tensor:
-        """Translate images [N, 3, H, W] of -1 to 1."""
+        """Translate images [N, 3, H, W] in [-1, 1]."""
         return self.generator.eval()(images)
 
 
 @MODELS.register_module()
 class Pix2Pix(Translation):
-    """Image-to-image translation between pairs (Isola et al. 2017, arXiv 1611.07004).
+    """pix2pix: translation of paired images (Isola et al. 2017, arXiv 1611.07004).
 
     Args:
-        generator: Config of a net from source [N, 3, H, W] to target [N, 3, H, W].
-        discriminator: Config of a net from both, [N, 6, H, W], to logits.
-        loss: A row of `sbzoo.gan.losses.LOSSES`.
-        l1_weight: Weight of the mean absolute difference to the target.
+        generator: Config of a network from source [N, 3, H, W] to target [N, 3, H, W].
+        discriminator: Config of a network from both, concatenated to [N, 6, H, W], to logits.
+        loss: One of `sbzoo.gan.losses.LOSSES`.
+        l1_weight: Weight of the L1 loss to the target.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Pix2Pix(Translation):
 
 
 class ImagePool(nn.Module):
-    """The last images of a generator, so that its discriminator does not forget them.
+    """Image pool (history buffer) of a generator (Shrivastava et al. 2017, arXiv 1612.07828).
 
-    Half of the time an image goes through, half of the time an older one comes out in its place
-    (Shrivastava et al. 2017, arXiv 1612.07828). It is part of the checkpoint, for an exact resume.
+    With probability 0.5 an image is replaced by an older one and stored in its place. The pool is
+    part of the checkpoint, so that a run resumes exactly.
 
     Args:
-        size: How many images; with 0 all go through.
+        size: How many images; 0 returns all as they are.
         image_size: Their side in pixels.
     """
 
@@ -106,7 +106,7 @@ class ImagePool(nn.Module):
         self.register_buffer('filled', torch.tensor(0))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Put images [N, 3, H, W] in and take as many out."""
+        """Put in images [N, 3, H, W] and take out as many."""
         return torch.stack([self._exchange(image) for image in images])
 
     def _exchange(self, image: Tensor) -> Tensor:
@@ -124,26 +124,25 @@ class ImagePool(nn.Module):
 
 @MODELS.register_module()
 class CycleGAN(Translation):
-    """Translation between two domains without pairs (Zhu et al. 2017, arXiv 1703.10593).
+    """CycleGAN: unpaired translation between two domains (Zhu et al. 2017, arXiv 1703.10593).
 
-    `generator` and `discriminator` are of the target, `inverse` and `inverse_discriminator` of the
-    way back to the source.
+    `generator` and `discriminator` are those of the target domain, `inverse` and
+    `inverse_discriminator` those of the source domain.
 
     Args:
-        generator: Config of both translators.
+        generator: Config of both generators.
         discriminator: Config of both discriminators.
         image_size: Side of the images in pixels.
         loss: A row of `sbzoo.gan.losses.LOSSES` that needs no pairs.
-        cycle_weight: Weight of the mean absolute difference after there and back.
-        identity_weight: Weight of the mean absolute difference of what is in the right domain
-            already; 0.5 of `cycle_weight` in the paper's examples.
-        pool_size: Images that each discriminator remembers.
+        cycle_weight: Weight of the cycle consistency loss (L1).
+        identity_weight: Weight of the identity loss (L1); half of `cycle_weight` in the paper.
+        pool_size: Images in the pool of each discriminator.
 
     Raises:
-        UserError: Unknown loss, or one of pairs.
+        UserError: Unknown or paired loss.
     """
 
-    beside = ('source',)  # the target is another image
+    kept = ('source',)  # the target is unpaired
 
     def __init__(
         self,
@@ -168,14 +167,14 @@ class CycleGAN(Translation):
         self.cycle_weight, self.identity_weight = cycle_weight, identity_weight
 
     def networks(self) -> dict[str, nn.Module]:
-        """Both translators share an optimizer, and both discriminators."""
+        """Both generators share an optimizer, and so do both discriminators."""
         return dict(
             generator=nn.ModuleList([self.generator, self.inverse]),
             discriminator=nn.ModuleList([self.discriminator, self.inverse_discriminator]),
         )
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
-        """A step of both translators, then one of both discriminators."""
+        """A step of both generators, then one of both discriminators."""
         inputs = self.data_preprocessor(data, True)['inputs']
         source, target = inputs['source'], inputs['target']
         wrapper = optim_wrapper['generator']
@@ -211,5 +210,5 @@ class CycleGAN(Translation):
                 self.loss.discriminator(net(real), net(fake))
                 for net, real, fake in zip(nets, reals, fakes, strict=True)
             ]
-            losses = dict(loss_d=sum(both) / 2)  # the discriminators are slowed down, as published
+            losses = dict(loss_d=sum(both) / 2)  # to slow them down, as published
         return update(losses, wrapper)

@@ -1,4 +1,4 @@
-"""What the networks share: norms that may be absent or conditional, classes, resampling."""
+"""Blocks of GANs: conditional normalization, class embeddings, resampling, spectral norm."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ IMAGE_SIZES = 32, 64, 128
 
 
 def num_upsamples(image_size: int) -> int:
-    """How often a 4 x 4 map doubles to the size of the image.
+    """Number of upsampling steps from a 4 x 4 map to the image.
 
     Raises:
-        UserError: A size that the networks are not made for.
+        UserError: Unsupported size.
     """
     if image_size not in IMAGE_SIZES:
         raise UserError(f'image_size {image_size}: it can be 32, 64 or 128')
@@ -26,13 +26,13 @@ def num_upsamples(image_size: int) -> int:
 
 
 def channel_widths(image_size: int, base_channels: int, max_channels: int) -> list[int]:
-    """Channels at 4 x 4, 8 x 8 ...: `base_channels` at full size, twice as many at each half."""
+    """Channels at 4 x 4, 8 x 8 ...: `base_channels` at full size, doubled at each downsampling."""
     levels = range(num_upsamples(image_size), -1, -1)
     return [min(base_channels << level, max_channels) for level in levels]
 
 
 def norm_layer(spec: str, channels: int, **kwargs) -> nn.Module:
-    """The norm of a spec of `sbzoo.norm`, the identity for 'none'.
+    """The normalization layer of a spec of `sbzoo.norm`, the identity for 'none'.
 
     Raises:
         UserError: Unknown spec.
@@ -41,7 +41,7 @@ def norm_layer(spec: str, channels: int, **kwargs) -> nn.Module:
 
 
 class ClassEmbedding(nn.Embedding):
-    """A learned vector [size] for each class.
+    """A learned embedding of each class.
 
     Raises:
         UserError: Called without labels.
@@ -56,7 +56,7 @@ def require_labels(labels: Tensor | None, num_classes: int) -> Tensor:
     """The labels of a conditional network.
 
     Raises:
-        UserError: There are none.
+        UserError: Labels are missing.
     """
     if labels is None:
         raise UserError(f'a network of {num_classes} classes needs labels; set num_classes=0')
@@ -64,7 +64,7 @@ def require_labels(labels: Tensor | None, num_classes: int) -> Tensor:
 
 
 def select_class(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """From logits [N, classes] to that of each sample's class [N]; there may be but one."""
+    """From logits [N, classes] to those of the labels [N]; an only class needs no labels."""
     classes = logits.shape[1]
     if classes == 1:
         return logits.squeeze(1)
@@ -72,18 +72,18 @@ def select_class(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class ConditionalNorm(nn.Module):
-    """Any norm of `sbzoo.norm`, with a scale and a shift of each class.
+    """Conditional normalization: any norm of `sbzoo.norm` with scale and shift by class.
 
     Dumoulin et al. 2017 (arXiv 1610.07629) for instance norm, de Vries et al. 2017
     (arXiv 1707.00683) for batch norm.
 
     Args:
         num_features: Channels C.
-        spec: Which norm; 'none' leaves the scale and the shift.
-        num_classes: 0 is the norm with its own scale and shift, without labels.
+        spec: The norm; 'none' leaves the scale and shift alone.
+        num_classes: 0 is the unconditional norm with its own scale and shift.
 
     Raises:
-        UserError: Unknown spec, or a norm with an activation inside, which needs its own.
+        UserError: Unknown spec, or a norm with an activation inside, which needs its own affine.
     """
 
     def __init__(self, num_features: int, spec: str, num_classes: int = 0) -> None:
@@ -107,11 +107,10 @@ class ConditionalNorm(nn.Module):
 
 
 class Lowpass(nn.Module):
-    """The binomial filter [1, 3, 3, 1] in both directions, zeros beyond the border.
+    """Separable binomial low-pass filter [1, 3, 3, 1] with zero padding.
 
-    At a stride of two it is bilinear interpolation, up as well as down (Karras et al. 2020,
-    arXiv 1912.04958), of which it differs at the border alone. Unlike torch's interpolation it
-    gives the same bits in each run on CUDA too.
+    At stride two it is bilinear up- and downsampling (Karras et al. 2020, arXiv 1912.04958) but for
+    the border. Unlike torch's interpolation it is deterministic on CUDA too.
     """
 
     def __init__(self) -> None:
@@ -129,7 +128,7 @@ class Lowpass(nn.Module):
 
     def up(self, x: Tensor) -> Tensor:
         """From [N, C, H, W] to [N, C, 2 H, 2 W]."""
-        kernels = 4 * self._kernels(x)  # of four pixels, three are zeros
+        kernels = 4 * self._kernels(x)  # three of four pixels are zeros
         return F.conv_transpose2d(x, kernels, stride=2, padding=1, groups=x.shape[1])
 
     def _kernels(self, x: Tensor) -> Tensor:
@@ -137,7 +136,7 @@ class Lowpass(nn.Module):
 
 
 def init_normal(net: nn.Module, std: float = 0.02) -> None:
-    """Weights of N(0, std) and biases of zero; norms scale by N(1, std), as in DCGAN."""
+    """DCGAN's initialization: weights N(0, std), scales of norms N(1, std), biases zero."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0, std)
@@ -150,11 +149,11 @@ def init_normal(net: nn.Module, std: float = 0.02) -> None:
 
 
 def add_spectral_norm(net: nn.Module) -> None:
-    """Divide every weight of a network by its largest singular value (arXiv 1802.05957).
+    """Spectral normalization of all weights of a network (Miyato et al. 2018, arXiv 1802.05957).
 
-    It is torch's parametrization: one power iteration for each forward in training, none in
-    evaluation; its vectors are buffers, so that a run resumes exactly. Weights are initialised
-    before, because the vectors start from them.
+    It is torch's parametrization: one power iteration per forward in training, none in evaluation;
+    its vectors are buffers, so that a run resumes exactly. They start from the weights, which have
+    to be initialised before.
     """
     for module in list(net.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):

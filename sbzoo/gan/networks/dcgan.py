@@ -18,16 +18,16 @@ from sbzoo.gan.networks.blocks import (
 
 @MODELS.register_module()
 class DCGANGenerator(nn.Module):
-    """Transposed convolutions from a 4 x 4 map, which has `image_size / 8 * base_channels`.
+    """Transposed convolutions from a 4 x 4 map of `image_size / 8 * base_channels` channels.
 
     Args:
         image_size: S: 32, 64 or 128.
-        noise_size: Length of the noise.
+        noise_size: Dimensions of the noise.
         base_channels: Channels of the last map before the image.
         norm: A spec of `sbzoo.norm`, or 'none'.
 
     Raises:
-        UserError: Another image size, or an unknown norm.
+        UserError: Unsupported image size or unknown norm.
     """
 
     num_classes = 0
@@ -51,7 +51,7 @@ class DCGANGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """From noise [N, noise_size] to images [N, 3, S, S] in [-1, 1]; labels are not used."""
+        """From noise [N, noise_size] to images [N, 3, S, S] in [-1, 1]; labels are unused."""
         return self.layers(noise[:, :, None, None])
 
 
@@ -70,11 +70,11 @@ class DCGANDiscriminator(nn.Module):
     Args:
         image_size: S: 32, 64 or 128.
         base_channels: Channels of the first map.
-        norm: A spec of `sbzoo.norm`, or 'none'; the first map has none, as published.
-        spectral_norm: Whether weights are divided by their largest singular value.
+        norm: A spec of `sbzoo.norm`, or 'none'; the first layer has none, as published.
+        spectral_norm: Whether weights have spectral normalization.
 
     Raises:
-        UserError: Another image size, or an unknown norm.
+        UserError: Unsupported image size or unknown norm.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class DCGANDiscriminator(nn.Module):
             add_spectral_norm(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """From images [N, 3, S, S] to logits [N]; labels are not used."""
+        """From images [N, 3, S, S] to logits [N]; labels are unused."""
         return self.layers(images)
 
 

@@ -1,7 +1,7 @@
-"""Networks from image to image: CycleGAN's and pix2pix's, and the discriminator of patches.
+"""Image-to-image networks: CycleGAN's ResNet, pix2pix's U-Net and the PatchGAN discriminator.
 
 CycleGAN is Zhu et al. 2017 (arXiv 1703.10593), pix2pix Isola et al. 2017 (arXiv 1611.07004). Both
-train at batch 1, where instance norm is at home.
+train at batch size 1 with instance norm.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sbzoo.gan.networks.blocks import NO_NORM, init_normal, norm_layer
 
 @MODELS.register_module()
 class ResnetGenerator(nn.Module):
-    """CycleGAN's generator: two halvings, residual blocks, two doublings, by reflection padding.
+    """CycleGAN's generator: residual blocks at 1/4 of the resolution, with reflection padding.
 
     Args:
-        base_channels: Channels at full size; the blocks have four times as many.
+        base_channels: Channels at full size; the residual blocks have four times as many.
         num_blocks: 9 for images of 256 pixels, 6 for 128 (as published).
         norm: A spec of `sbzoo.norm`, or 'none'.
 
@@ -57,7 +57,7 @@ def _with_relu(conv: nn.Conv2d | nn.ConvTranspose2d, norm: str) -> list[nn.Modul
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with their norms, added to the input."""
+    """Residual block of two convolutions with norms and reflection padding."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class ResidualBlock(nn.Module):
 
 @MODELS.register_module()
 class PatchDiscriminator(nn.Module):
-    """Tells real from fake patch by patch; with three layers a patch has 70 x 70 pixels.
+    """PatchGAN: a logit per patch; with three layers its receptive field is 70 x 70 pixels.
 
     Args:
-        in_channels: 3, or 6 for a source and a target one on top of the other.
-        base_channels: Channels of the first map, which has no norm.
-        num_layers: Convolutions that downsample the map.
+        in_channels: 3, or 6 for source and target concatenated.
+        base_channels: Channels of the first layer, which has no norm.
+        num_layers: Strided convolutions.
         norm: A spec of `sbzoo.norm`, or 'none'.
 
     Raises:
@@ -110,30 +110,29 @@ class PatchDiscriminator(nn.Module):
         init_normal(self)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """From images [N, C, H, W] to logits [N, 1, h, w]; labels are not used."""
+        """From images [N, C, H, W] to logits [N, 1, h, w]; labels are unused."""
         return self.model(images)
 
 
 @MODELS.register_module()
 class UnetGenerator(nn.Module):
-    """pix2pix's generator: halvings down to one pixel, doublings back, skips between them.
+    """pix2pix's U-Net generator: downsampling, upsampling, and skip connections between them.
 
     The innermost map is 1 x 1 for images of `2 ** num_downs` pixels and has no norm, as published:
-    instance norm would leave nothing of it. All other maps have 2 x 2 pixels at least. Images of
-    more pixels have to be multiples of that.
+    instance norm would set it to zero. The sides of larger images are multiples of that.
 
-    The dropout of the innermost levels is pix2pix's only noise. In evaluation it is off, and an
-    image does not depend on the others of its batch, unless the norm is of the batch.
+    Dropout in the inner levels is pix2pix's only noise. It is off in evaluation, where an image
+    does not depend on the others of its batch, unless its norm does.
 
     Args:
-        num_downs: How often the image is halved.
-        base_channels: Channels after the first halving; they double up to eight times as many.
-        norm: A spec of `sbzoo.norm`, or 'none'; the paper's is 'bn' with the statistics of the
-            batch in evaluation too, which at batch 1 is 'in'.
-        dropout: Of levels with eight times the channels, the innermost excepted.
+        num_downs: Number of downsampling steps.
+        base_channels: Channels after the first; they double up to eight times as many.
+        norm: A spec of `sbzoo.norm`, or 'none'; the paper's is 'bn' with batch statistics in
+            evaluation too, which at batch size 1 is 'in'.
+        dropout: Its probability in levels with eight times the channels but the innermost.
 
     Raises:
-        UserError: Unknown norm, `num_downs` below 2, or images that cannot be halved as often.
+        UserError: Unknown norm, `num_downs` below 2, or sides that are no multiples.
     """
 
     def __init__(
@@ -169,11 +168,11 @@ class UnetGenerator(nn.Module):
 
 
 class UnetLevel(nn.Module):
-    """Halves a map, does what is inside, doubles it, and puts the result on top of its input.
+    """U-Net level: downsamples, applies `inner`, upsamples, and concatenates with its input.
 
     Args:
         outer: Channels of its input C.
-        inside: Channels of the halved map.
+        inside: Channels of the downsampled map.
         inner: The next level, None for the innermost.
         norm: As in `UnetGenerator`.
         dropout: Probability.
@@ -193,7 +192,7 @@ class UnetLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From [N, C, H, W] to [N, 2 C, H, W]."""
-        x = F.leaky_relu(x, 0.2)  # the skip is taken behind the activation, as published
+        x = F.leaky_relu(x, 0.2)  # the skip comes behind the activation, as published
         y = self.inner(self.down_norm(self.down(x)))
         y = self.up_norm(self.up(F.relu(y)))
         return torch.cat([x, self.dropout(y)], dim=1)

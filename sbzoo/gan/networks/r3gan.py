@@ -1,6 +1,6 @@
-"""R3GAN (Huang et al. 2024, arXiv 2501.05441): a strong baseline without any norm.
+"""R3GAN (Huang et al. 2024, arXiv 2501.05441), without normalization layers.
 
-It trains with the relativistic loss and with r1 and r2 together.
+It trains with the relativistic loss and the penalties R1 and R2.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from torch import Tensor, nn
 from sbzoo.errors import UserError
 from sbzoo.gan.networks.blocks import ClassEmbedding, Lowpass, channel_widths, select_class
 
-EXPANSION = 2  # of the channels between the 1 x 1 convolutions of a block
+EXPANSION = 2  # of the channels in an inverted bottleneck
 SLOPE = 0.2  # of the leaky ReLUs
 
 
 @MODELS.register_module()
 class R3GANGenerator(nn.Module):
-    """Residual blocks and bilinear doublings from a learned 4 x 4 map, scaled by the noise.
+    """Residual blocks and bilinear upsampling from a learned 4 x 4 map, scaled by the noise.
 
-    In training the images are not limited, as their gradient would be; in evaluation they are cut
-    off at -1 and 1.
+    In training the images are not clamped, as that would block their gradient; in evaluation they
+    are, to [-1, 1].
 
     Args:
         image_size: S: 32, 64 or 128.
-        noise_size: Length of the noise, and of the embedding of a class beside it.
-        base_channels: Channels at full size; they double at each half. The paper's are 768 for
+        noise_size: Dimensions of the noise, and of the class embedding.
+        base_channels: Channels at full size, doubled at each downsampling. The paper's are 768 for
             CIFAR-10, and 384 at 64 pixels.
-        max_channels: At most that many.
-        num_blocks: Residual blocks of each size.
-        group_size: Channels in a group of the 3 x 3 convolutions.
+        max_channels: Limit of that.
+        num_blocks: Residual blocks per resolution.
+        group_size: Channels per group of the 3 x 3 convolutions.
         num_classes: 0 is unconditional.
 
     Raises:
-        UserError: Another image size, channels that are not divided by the group size, or labels
-            missing in a call.
+        UserError: Unsupported image size, channels that are no multiple of the group size, or
+            missing labels.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class R3GANGenerator(nn.Module):
 
 @MODELS.register_module()
 class R3GANDiscriminator(nn.Module):
-    """The generator the other way round.
+    """The generator in reverse: residual blocks and bilinear downsampling.
 
     Args:
         image_size: S: 32, 64 or 128.
-        base_channels: As of the generator.
-        max_channels: As of the generator.
-        num_blocks: Residual blocks of each size.
-        group_size: Channels in a group of the 3 x 3 convolutions.
+        base_channels: See `R3GANGenerator`.
+        max_channels: See `R3GANGenerator`.
+        num_blocks: Residual blocks per resolution.
+        group_size: Channels per group of the 3 x 3 convolutions.
         num_classes: 0 is unconditional; otherwise the logit is that of the label.
 
     Raises:
-        UserError: As of the generator.
+        UserError: See `R3GANGenerator`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class R3GANDiscriminator(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """1 x 1 to more channels, 3 x 3 in groups, 1 x 1 back, added to the input."""
+    """Residual inverted bottleneck: 1 x 1 expansion, grouped 3 x 3, 1 x 1 projection."""
 
     def __init__(self, channels: int, group_size: int) -> None:
         super().__init__()
@@ -154,10 +154,10 @@ def _pointwise(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _init_fixup(net: nn.Module) -> None:
-    """The start that makes up for the norm (Zhang et al. 2019, arXiv 1901.09321).
+    """Fixup initialization, in place of a norm (Zhang et al. 2019, arXiv 1901.09321).
 
-    Branches start at zero by their last convolution, and the other two start smaller the more
-    blocks there are.
+    The last convolution of a branch starts at zero, the other two are scaled down by the number of
+    blocks.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

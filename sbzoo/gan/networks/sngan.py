@@ -1,7 +1,7 @@
-"""The residual GAN of SNGAN (Miyato et al. 2018, arXiv 1802.05957), of one class or many.
+"""SNGAN (Miyato et al. 2018, arXiv 1802.05957): ResNets, unconditional or class-conditional.
 
-With classes the generator's norms are conditional, and the discriminator projects its features on
-an embedding of the class (Miyato and Koyama 2018, arXiv 1802.05637).
+With classes the generator has conditional normalization and the discriminator is a projection
+discriminator (Miyato and Koyama 2018, arXiv 1802.05637).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ NUM_DOWNSAMPLES = {32: 2, 64: 5, 128: 5}
 
 @MODELS.register_module()
 class SNGANGenerator(nn.Module):
-    """Residual blocks that double a 4 x 4 map up to the image.
+    """Residual blocks that upsample a 4 x 4 map to the image.
 
-    With the default width it has 256 channels everywhere at 32 pixels, and 1024 to 64 above.
+    By default it has 256 channels everywhere at 32 pixels, and 1024 to 64 above.
 
     Args:
         image_size: S: 32, 64 or 128.
-        noise_size: Length of the noise.
+        noise_size: Dimensions of the noise.
         base_channels: Unit of the channels.
         norm: A spec of `sbzoo.norm`, or 'none'.
         num_classes: 0 is unconditional.
 
     Raises:
-        UserError: Another image size, an unknown norm, or labels missing in a call.
+        UserError: Unsupported image size, unknown norm, or missing labels.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SNGANGenerator(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, and a shortcut; the map doubles before the first."""
+    """Pre-activation residual block, upsampled before its first convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, num_classes: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class UpBlock(nn.Module):
         """From [N, in_channels, H, W] to [N, out_channels, 2 H, 2 W]."""
         y = self.conv1(_upsampled(F.relu(self.norm1(x, labels))))
         y = self.conv2(F.relu(self.norm2(y, labels)))
-        shortcut = self.shortcut(x)  # 1 x 1: equal on the doubled map, at four times the cost
+        shortcut = self.shortcut(x)  # 1 x 1, so equal after upsampling at four times the cost
         return y + _upsampled(shortcut)
 
 
@@ -98,17 +98,17 @@ def _upsampled(x: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SNGANDiscriminator(nn.Module):
-    """Residual blocks, the sum of their last map, and a linear layer.
+    """Residual blocks, global sum pooling and a linear layer, with projection of the class.
 
     Args:
         image_size: S: 32, 64 or 128.
         base_channels: Unit of the channels; 64 is 128 everywhere at 32 pixels, 64 to 1024 above.
         norm: A spec of `sbzoo.norm`, or 'none'.
         num_classes: 0 is unconditional.
-        spectral_norm: Whether weights are divided by their largest singular value.
+        spectral_norm: Whether weights have spectral normalization.
 
     Raises:
-        UserError: Another image size, an unknown norm, or labels missing in a call.
+        UserError: Unsupported image size, unknown norm, or missing labels.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class SNGANDiscriminator(nn.Module):
 
 
 class StemBlock(nn.Module):
-    """The first block: from the image, without an activation before it."""
+    """The first residual block, without pre-activation of the image."""
 
     def __init__(self, out_channels: int, norm: str) -> None:
         super().__init__()
@@ -162,9 +162,9 @@ class StemBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, and a shortcut; then the map is halved, or is not.
+    """Pre-activation residual block, downsampled after its last convolution, or not.
 
-    As published, it is the second convolution that changes the channels.
+    As published, the second convolution changes the number of channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, downsample: bool) -> None:
@@ -185,7 +185,7 @@ class DownBlock(nn.Module):
 
 
 def _init_xavier(net: nn.Module) -> None:
-    """As published: a gain of sqrt(2) for the two convolutions of a block, of 1 for the rest."""
+    """Xavier initialization as published: gain sqrt(2) for the convolutions of a block, else 1."""
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             in_block = name.endswith(('conv1', 'conv2'))

@@ -1,6 +1,6 @@
 """StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) at 32 to 128 pixels, in plain torch.
 
-Without the regulariser of path lengths and the mixing of styles.
+Without path length regularization and style mixing.
 """
 
 from __future__ import annotations
@@ -22,31 +22,30 @@ from sbzoo.gan.networks.blocks import (
     select_class,
 )
 
-W_MEAN_MOMENTUM = 0.002  # of the newest batch in the mean of w
-STDDEV_GROUP_SIZE = 4  # images that share a standard deviation, at most
+W_MEAN_MOMENTUM = 0.002  # weight of the newest batch in the running mean of w
+STDDEV_GROUP_SIZE = 4  # images in a group at most
 
 
 @MODELS.register_module()
 class StyleGAN2Generator(nn.Module):
-    """A mapping of noise to a style w, which modulates every convolution from a constant up.
+    """Mapping network from noise to w, and a synthesis network that w modulates.
 
-    In training each map gets fresh noise from torch's generator of its device, the images are not
-    limited, as their gradient would be, and `w_mean` follows the mean style. In evaluation the
-    noise is that of the buffers, so that an image depends on its latent alone, and the images are
-    cut off at -1 and 1.
+    In training the noise inputs are drawn anew, the images are not clamped, as that would block
+    their gradient, and `w_mean` is a running mean of w. In evaluation the noise inputs are constant
+    buffers, so that an image depends on its latent alone, and the images are clamped to [-1, 1].
 
     Args:
         image_size: S: 32, 64 or 128.
-        noise_size: Length of the noise and of w.
-        base_channels: Channels at full size; they double at each half.
-        max_channels: At most that many.
-        mapping_layers: Depth of the mapping.
-        norm: 'none' demodulates; a spec of `sbzoo.norm` (without scale and shift) takes its place.
+        noise_size: Dimensions of the noise and of w.
+        base_channels: Channels at full size, doubled at each downsampling.
+        max_channels: Limit of that.
+        mapping_layers: Depth of the mapping network.
+        norm: 'none' is weight demodulation; a spec of `sbzoo.norm` (without affine) replaces it.
         num_classes: 0 is unconditional.
 
     Raises:
-        UserError: Another image size, an unknown norm or one that needs its own scale and shift,
-            or labels missing in a call.
+        UserError: Unsupported image size, unknown norm or one that needs its own affine,
+            or missing labels.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class StyleGAN2Generator(nn.Module):
         Args:
             noise: Latents.
             labels: Classes of a conditional generator.
-            truncation: Factor on the distance of w to its mean: 1 is w itself, 0 the mean.
+            truncation: Truncation psi: 1 is w itself, 0 its running mean.
         """
         w = self.w_mean.lerp(self.style(noise, labels), truncation)
         x, image = self.constant.expand(len(w), -1, -1, -1), None
@@ -91,20 +90,20 @@ class StyleGAN2Generator(nn.Module):
         return image if self.training else image.clamp(-1, 1)
 
     def style(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """From noise [N, noise_size] and labels [N] to w [N, noise_size]."""
+        """The mapping network: from noise [N, noise_size] and labels [N] to w [N, noise_size]."""
         w = normalize_2nd_moment(noise)
         if self.embedding is not None:
             w = torch.cat([w, normalize_2nd_moment(self.embedding(labels))], dim=1)
         for layer in self.mapping:
             w = scaled_leaky_relu(layer(w))
-        w = w.to(self.w_mean.dtype)  # under autocast it is not
+        w = w.to(self.w_mean.dtype)  # under autocast it is another
         if self.training:
             self.w_mean.lerp_(w.detach().mean(0), W_MEAN_MOMENTUM)
         return w
 
 
 class SynthesisBlock(nn.Module):
-    """The layers of one size, of which the first doubles the map, and their share of the image."""
+    """The layers of one resolution, of which the first upsamples, and their RGB output."""
 
     def __init__(
         self, in_channels: int, out_channels: int, size: int, style_size: int, norm: str
@@ -121,7 +120,7 @@ class SynthesisBlock(nn.Module):
         self.lowpass = Lowpass()
 
     def forward(self, x: Tensor, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        """From maps [N, in_channels, H, W] and an image to those of this size."""
+        """From maps [N, in_channels, H, W] and an image to those of this resolution."""
         for layer in self.layers:
             x = layer(x, w)
         rgb = self.to_rgb(x, w) + self.rgb_bias
@@ -129,7 +128,7 @@ class SynthesisBlock(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """A modulated convolution, demodulated or normalised, with noise and an activation."""
+    """Modulated convolution, demodulation or norm, noise input, bias and activation."""
 
     def __init__(
         self,
@@ -160,18 +159,18 @@ class SynthesisLayer(nn.Module):
 
 @MODELS.register_module()
 class StyleGAN2Discriminator(nn.Module):
-    """Residual blocks that downsample the map, and the standard deviation over a few images.
+    """Residual blocks and the minibatch standard deviation, of groups of four images.
 
-    Images of a batch share that: four, or as many of 3, 2 and 1 as divide the batch.
+    A batch that four does not divide has groups of 3, 2 or 1.
 
     Args:
         image_size: S: 32, 64 or 128.
-        base_channels: Channels at full size; they double at each half.
-        max_channels: At most that many.
+        base_channels: Channels at full size, doubled at each downsampling.
+        max_channels: Limit of that.
         num_classes: 0 is unconditional; otherwise the logit is that of the label.
 
     Raises:
-        UserError: Another image size, or labels missing in a call.
+        UserError: Unsupported image size, or missing labels.
     """
 
     def __init__(
@@ -201,7 +200,7 @@ class StyleGAN2Discriminator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two convolutions, the second of stride two behind a low pass, and a shortcut."""
+    """Residual block, downsampled by its second convolution behind a low-pass filter."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -218,13 +217,13 @@ class DiscriminatorBlock(nn.Module):
 
 
 class EqualLinear(nn.Linear):
-    """Weights of N(0, 1), scaled as they are used, so that all learn alike (arXiv 1710.10196).
+    """Equalized learning rate: N(0, 1) weights, scaled in use (Karras et al. 2018, 1710.10196).
 
     Args:
         in_features: Features in.
         out_features: Features out.
-        bias: Its first value.
-        lr_mult: How fast it learns, against the other layers.
+        bias: Its initial value.
+        lr_mult: Learning rate multiplier.
     """
 
     def __init__(
@@ -241,7 +240,7 @@ class EqualLinear(nn.Linear):
 
 
 class EqualConv(nn.Conv2d):
-    """As `EqualLinear`; the arguments are those of torch's convolution."""
+    """Convolution with equalized learning rate; the arguments are those of `nn.Conv2d`."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -251,28 +250,28 @@ class EqualConv(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As torch's."""
+        """As `nn.Conv2d`."""
         return self._conv_forward(x, self.weight * self.gain, self.bias)
 
 
 def scaled_leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the second moment."""
+    """Leaky ReLU with gain sqrt(2), which keeps the second moment."""
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose weights [O, I, k, k] are scaled by I factors of each sample's style.
+    """Modulated convolution: its weights [O, I, k, k] are scaled by each sample's style [I].
 
-    Scaling the maps before, and those after by the demodulation, is the same as a weight for each
-    sample, and one convolution of the whole batch.
+    Scaling the input by the style and the output by the demodulation is the same, and one
+    convolution of the whole batch.
 
     Args:
         in_channels: Channels in, I.
         out_channels: Channels out, O.
-        kernel: k.
-        style_size: Length of w.
-        up: Whether the map is doubled: a transposed convolution and a low pass behind it.
-        demodulate: Whether the weights of each sample and O are scaled to a norm of one.
+        kernel: Kernel size k.
+        style_size: Dimensions of w.
+        up: Whether to upsample: a transposed convolution, then a low-pass filter.
+        demodulate: Whether to scale the weights of each sample and output channel to norm one.
     """
 
     def __init__(
@@ -292,7 +291,7 @@ class ModulatedConv(nn.Module):
         self.demodulate = demodulate
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """From [N, I, H, W] and w [N, style_size] to [N, O, H, W], or twice the size."""
+        """From [N, I, H, W] and w [N, style_size] to [N, O, H, W], or [N, O, 2 H, 2 W]."""
         scale, weight = self.style(w), self.weight * self.gain
         x = x * scale[:, :, None, None]
         if self.lowpass is None:
@@ -307,12 +306,12 @@ class ModulatedConv(nn.Module):
 
 
 def normalize_2nd_moment(x: Tensor) -> Tensor:
-    """Vectors [N, C] of second moment one."""
+    """Scale vectors [N, C] to a second moment of one."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 def minibatch_stddev(x: Tensor) -> Tensor:
-    """Standard deviation over the images of a group, averaged, as a map [N, 1, H, W] of x."""
+    """Minibatch standard deviation: over a group of x [N, C, H, W], averaged, as [N, 1, H, W]."""
     n, _, h, w = x.shape
     group = next(size for size in range(STDDEV_GROUP_SIZE, 0, -1) if n % size == 0)
     variance = x.unflatten(0, (group, -1)).var(0, correction=0)
