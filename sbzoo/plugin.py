@@ -28,7 +28,8 @@ def install() -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _Finder())
-    if sys.modules.get(REGISTRY):
+    if loaded := sys.modules.get(REGISTRY):
+        _extend(loaded)
         register()
 
 
@@ -59,7 +60,7 @@ class _Finder(MetaPathFinder):
             return PathFinder.find_spec(name, path) or spec_from_loader(name, _Operators())
         if name == REGISTRY:
             spec = PathFinder.find_spec(name, path)
-            spec.loader.exec_module = _followed(spec.loader.exec_module, _register_at_lookup)
+            spec.loader.exec_module = _followed(spec.loader.exec_module, _extend)
             return spec
         return None
 
@@ -84,8 +85,12 @@ def _followed(
     return both
 
 
-def _register_at_lookup(module: ModuleType) -> None:
-    """A registry imports what it has to know at its first lookup; so it does ours."""
+def _extend(module: ModuleType) -> None:
+    """A registry imports what it has to know at its first lookup, and now ours too.
+
+    Configs of the package are known as `sbzoo::FOLDER/FILE.py`, as those of OpenMMLab are.
+    """
+    module.MODULE2PACKAGE['sbzoo'] = 'sbzoo'
     import_own = module.Registry.import_from_location
 
     def import_from_location(self: object) -> None:

@@ -10,7 +10,6 @@ import io
 from importlib import import_module
 
 import mmdet.registry
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS, Registry
 
 from sbzoo.norm import Norm
@@ -45,7 +44,6 @@ MODELS.register_module(module=Norm)
 for module in MODULES:
     import_module(module)
 
-MODULE2PACKAGE['sbzoo'] = 'sbzoo'  # `_base_ = 'sbzoo::FOLDER/FILE.py'` in any config
 REGISTRIES = [
     Registry(parent.name, parent=parent, scope='sbzoo', locations=['sbzoo.registry'])
     for parent in vars(mmdet.registry).values()

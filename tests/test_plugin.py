@@ -1,0 +1,106 @@
+"""`import sbzoo` makes a plugin of it, in whatever order it and its hosts are imported."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCOPE = "from mmengine.registry import init_default_scope; init_default_scope('mmdet')\n"
+
+
+def python(script: str, cwd: Path = ROOT) -> str:
+    """What a script prints, in a process of its own."""
+    command = [sys.executable, '-c', script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    'imports',
+    [
+        'import sbzoo\nfrom mmengine.registry import MODELS\n',
+        'import sbzoo\nfrom mmdet.registry import MODELS\n',
+        'import sbzoo\nimport mmdet.models\nfrom mmdet.registry import MODELS\n',
+        'import sbzoo\nimport mmcv.ops\nfrom mmcv.cnn import build_norm_layer\n'
+        'from mmdet.registry import MODELS\n',
+        'from mmengine.registry import MODELS\nimport sbzoo\n',
+        'from mmdet.registry import MODELS\nimport sbzoo\n',
+    ],
+)
+def test_types_are_known_whatever_is_imported_first(imports):
+    printed = python(
+        imports + "print(MODELS.build(dict(type='Norm', num_features=8, spec='hybrid')).spec)"
+    )
+    assert printed == 'hybrid\n'
+
+
+def test_types_are_known_to_a_config_that_names_sbzoo():
+    printed = python(
+        SCOPE + 'from mmengine.config import Config\n'
+        "model = Config.fromfile('configs/retinanet_gn_b2.py').model\n"
+        'from mmdet.registry import MODELS\n'
+        'print(MODELS.build(model).backbone.bn1.spec)\n'
+    )
+    assert printed.splitlines()[-1] == 'gn8'
+
+
+def test_operators_of_mmcv_are_found_before_any_lookup():
+    assert python(
+        'import sbzoo, torch\nfrom mmcv.ops import nms\n'
+        'boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 2.]])\n'
+        'print(nms(boxes, torch.tensor([.9, .8]), 0.5)[1].tolist())\n'
+    ).endswith('[0]\n')
+
+
+def test_base_configs_of_the_package(tmp_path):
+    """By mmengine's own rule for installed packages, with types of MMDetection and of sbzoo."""
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = 'sbzoo::coco/retinanet_r50_gn_b2.py'\n")
+    printed = python(
+        'import sbzoo\nfrom mmengine.config import Config\n'
+        f"model = Config.fromfile('{config}').model\n"
+        'del model.backbone.init_cfg\n' + SCOPE + 'from mmengine.registry import MODELS\n'
+        'print(type(MODELS.build(model).backbone).__name__)\n',
+        cwd=tmp_path,
+    )
+    assert printed.splitlines()[-1] == 'NormResNet'
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory) -> Path:
+    """What a wheel installs."""
+    folder = tmp_path_factory.mktemp('site')
+    options = '--no-deps', '--no-build-isolation', '--no-index', '--quiet'
+    build = [sys.executable, '-m', 'pip', 'wheel', *options, '--wheel-dir', str(folder), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def test_a_wheel_is_whole(site, tmp_path):
+    there = site / 'sbzoo' / '.mim'
+    for folder in ('configs', 'model_cards'):
+        tracked = subprocess.run(
+            ['git', 'ls-files', folder], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert [name for name in tracked if not (there / name).is_file()] == []
+    printed = python(
+        f'import sys; sys.path.insert(0, {str(site)!r})\n'
+        'import sbzoo, torch\n'
+        'print(sbzoo.__file__)\n'
+        'print(len(sbzoo.list_cards()))\n'
+        "print(sbzoo.load('retinanet_gn_b2').classes[3])\n"
+        "print(tuple(sbzoo.load('dcgan_in_b2').sample(2).shape))\n",
+        cwd=tmp_path,
+    )
+    import sbzoo
+
+    file, count, name, shape = printed.splitlines()
+    assert file == str(site / 'sbzoo' / '__init__.py')
+    assert (int(count), name, shape) == (len(sbzoo.list_cards()), '3', '(2, 3, 32, 32)')

@@ -1,0 +1,73 @@
+"""`sbzoo TOOL`, `python -m sbzoo TOOL` and tools/TOOL.py are the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbzoo import __main__ as sbzoo_main
+from sbzoo import paths
+from sbzoo.__main__ import TOOLS, main, parser_of
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_tool_has_a_front_in_tools():
+    fronts = {path.stem for path in (ROOT / 'tools').glob('*.py')}
+    assert fronts == {*TOOLS, 'bench'}
+    modules = {path.stem for path in (ROOT / 'sbzoo/tools').glob('*.py')}
+    assert modules == {*TOOLS, '__init__', 'cli'}
+
+
+def test_list_of_tools(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['sbzoo', '--help'])
+    with pytest.raises(SystemExit, match='0'):
+        main()
+    printed = capsys.readouterr().out
+    assert all(f'\n    {tool} ' in printed for tool in TOOLS)
+
+
+def test_an_unknown_tool_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['sbzoo', 'trian'])
+    with pytest.raises(SystemExit, match='2'):
+        main()
+    assert "'trian' (choose from" in capsys.readouterr().err
+
+
+def test_arguments_go_to_the_tool(monkeypatch):
+    called = []
+    monkeypatch.setattr(sbzoo_main, 'run', lambda *args: called.append(args))
+    monkeypatch.setattr(sys, 'argv', ['sbzoo', 'test', 'a.py', '--card', 'x', '--debug'])
+    main()
+    assert called == [('test', ['a.py', '--card', 'x', '--debug'])]
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_help_speaks_as_the_tool_was_started(tool, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py'])
+    clone = parser_of(tool).format_help()
+    assert f'usage: python tools/{tool}.py' in clone
+    assert f'python tools/{tool}.py' in clone.split('options:')[1]
+    monkeypatch.setattr(sys, 'argv', ['/usr/bin/sbzoo'])
+    installed = parser_of(tool).format_help()
+    assert f'usage: sbzoo {tool}' in installed
+    assert f'  sbzoo {tool}' in installed.split('options:')[1]
+    assert 'python tools/' not in installed
+    assert ' configs/' not in installed.split('options:')[1]
+
+
+def test_the_next_command_is_in_the_way_of_this_one(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['/opt/sbzoo/tools/train.py', 'x'])
+    assert paths.command('test') == 'python /opt/sbzoo/tools/test.py'
+    monkeypatch.setattr(sys, 'argv', ['/venv/bin/sbzoo', 'train'])
+    assert paths.command('test') == 'sbzoo test'
+
+
+@pytest.mark.parametrize('start', [['-m', 'sbzoo', 'cards'], ['tools/cards.py']])
+def test_each_start_does_the_same(start):
+    done = subprocess.run(
+        [sys.executable, *start, 'dcgan_in_b2'], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    assert '# dcgan_in_b2' in done.stdout
