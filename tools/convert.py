@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Give a trained checkpoint another norm: convert it, and calibrate it on a few training images."""
+"""Replace the normalization layers of a trained checkpoint and calibrate the new ones."""
 
 import sys
 

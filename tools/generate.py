@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate images: sample a GAN, walk between its samples, or translate a folder."""
+"""Generate images: sample a GAN, interpolate between its samples, or translate a folder."""
 
 import sys
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('name', nargs='?', help='of a card')
     add('--task', help='object-detection, image-to-image, ...')
     add('--norm', metavar='SPEC', help='bn, gn, gn8, in, ...')
-    add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
+    add('--batch', type=cli.positive_int, metavar='N', help='batch size per device')
     add('--data', help='coco, digits, ...')
 
 

@@ -49,7 +49,7 @@ def _message(error: Exception) -> str:
         return f'error: {error}'
     if isinstance(error, URLError):
         hint = 'train without them by --scratch'
-        return f'error: the pretrained weights cannot be had ({error.reason}); {hint}'
+        return f'error: the pretrained weights could not be downloaded ({error.reason}); {hint}'
     if isinstance(error, OSError):
         return f'error: {error.filename or "input or output"}: {error.strerror or error}'
     reason = str(error).strip().splitlines()[:1]
@@ -59,7 +59,7 @@ def _message(error: Exception) -> str:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The argument that names a config."""
     parser.add_argument(
-        'config', help='a config file, or mmdet::FOLDER/FILE.py for one of MMDetection'
+        'config', help='a config file, or mmdet::FOLDER/FILE.py or sbzoo::FILE.py of the package'
     )
 
 

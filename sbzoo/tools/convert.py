@@ -1,4 +1,4 @@
-"""Give a trained checkpoint another norm: convert it, and calibrate it on a few training images."""
+"""Replace the normalization layers of a trained checkpoint and calibrate the new ones."""
 
 import argparse
 
@@ -22,8 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('checkpoint', help='a checkpoint of this config, or a work directory for its newest')
     add('--norm', dest='to', required=True, metavar='SPEC', help='the new norm (table below)')
-    add('--images', type=cli.positive_int, default=64, metavar='N', help='to calibrate on (64)')
-    add('--copy', action='store_true', help='keep weights and biases as they are, uncalibrated')
+    add(
+        '--images',
+        type=cli.positive_int,
+        default=64,
+        metavar='N',
+        help='training images to calibrate on (64)',
+    )
+    add('--copy', action='store_true', help='copy weights and biases, without calibration')
     add('--out', required=True, metavar='FILE', help='the new checkpoint')
     cli.add_common_options(parser)
 

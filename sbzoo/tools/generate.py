@@ -1,4 +1,4 @@
-"""Generate images: sample a GAN, walk between its samples, or translate a folder."""
+"""Generate images: sample a GAN, interpolate between its samples, or translate a folder."""
 
 from __future__ import annotations
 
@@ -42,13 +42,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path('samples.png'),
         help='FILE.png for a grid, FILE.npz for pixels [N, H, W, 3], a new folder for a PNG each',
     )
-    add('--labels', nargs='+', type=int, metavar='CLASS', help='of a conditional GAN; go round')
-    add('--truncation', type=float, metavar='PSI', help='0 to 1: likelier, less varied (StyleGAN2)')
+    add(
+        '--labels',
+        nargs='+',
+        type=int,
+        metavar='CLASS',
+        help='classes of a conditional GAN; they are cycled',
+    )
+    add(
+        '--truncation',
+        type=float,
+        metavar='PSI',
+        help='truncation, 0 to 1: higher fidelity, less variety (StyleGAN2)',
+    )
     add(
         '--interpolate',
         type=cli.positive_int,
         metavar='STEPS',
-        help='walk from each of the NUM seeds to the next, in one class',
+        help='interpolate from each of the NUM seeds to the next, in one class',
     )
     add('--input', type=Path, metavar='DIR', help='translate the images of this folder')
 

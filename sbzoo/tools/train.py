@@ -25,11 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the tool."""
     cli.add_config(parser)
     add = parser.add_argument
-    add('--norm', metavar='SPEC', help='turn every norm of the model (table below)')
-    add('--batch', type=cli.positive_int, metavar='N', help='images a step and device')
-    add('--accumulate', type=cli.positive_int, metavar='N', help='batches for one update')
-    add('--lr', metavar='LR', help='a number, or auto for linear scaling; auto with the two')
-    add('--epochs', type=cli.positive_int, metavar='N', help='the schedule is stretched to them')
+    add('--norm', metavar='SPEC', help='replace the normalization layers (table below)')
+    add('--batch', type=cli.positive_int, metavar='N', help='batch size per device')
+    add(
+        '--accumulate',
+        type=cli.positive_int,
+        metavar='N',
+        help='gradient accumulation: batches for one step of the optimizer',
+    )
+    add('--lr', metavar='LR', help='a number, or auto for linear scaling, as with the two above')
+    add(
+        '--epochs',
+        type=cli.positive_int,
+        metavar='N',
+        help='length of training; the schedule is stretched to it',
+    )
     add('--seed', type=int, metavar='N', help='of weights, order and augmentation')
     add(
         '--noise-scale',
@@ -37,17 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const=200,
         metavar='STEPS',
-        help='measure every 200 steps how large a batch pays (4%% more time)',
+        help='measure the gradient noise scale every 200 steps (4%% more time)',
     )
     add('--scratch', action='store_true', help='random weights, nothing frozen, no download')
     add(
         '--load-from',
         metavar='CKPT',
-        help='start from the weights of a model like this: a file, card://NAME, hf:// or https://',
+        help='start from the weights of this model: a file, card://NAME, hf://... or https://...',
     )
-    add('--resume', nargs='?', const='auto', metavar='CKPT', help='go on from the last checkpoint')
+    add('--resume', nargs='?', const='auto', metavar='CKPT', help='resume from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
-    add('--lean', action='store_true', help='less memory: compute again what is cheap to compute')
+    add(
+        '--lean',
+        action='store_true',
+        help='less memory: recompute cheap layers in the backward pass',
+    )
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     cli.add_common_options(parser)
 
