@@ -37,7 +37,6 @@ MODULES = (
     'sbzoo.metrics.coco_ap',
     'sbzoo.metrics.generative',
     'sbzoo.metrics.l1',
-    'sbzoo.zoo.load',
 )
 
 MODELS.register_module(module=Norm)

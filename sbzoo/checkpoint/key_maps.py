@@ -39,12 +39,16 @@ def own_keys(card: Card, weights: Weights) -> Weights:
     prefix, rules = KEYMAPS[card.keymap]
     prefix = card.prefix or prefix
     ours = {}
-    for key, value in weights.items():
-        if key.startswith(prefix):
-            ours |= _apply(rules, key.removeprefix(prefix), value, card)
+    for key, value in below(prefix, weights).items():
+        ours |= _apply(rules, key, value, card)
     if not ours:
         raise UserError(f'card {card.name}: its file has no keys that begin with {prefix}')
     return {(GENERATOR if prefix else '') + key: value for key, value in ours.items()}
+
+
+def below(prefix: str, weights: Weights) -> Weights:
+    """Those weights whose keys begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def _apply(rules: list[Rule], key: str, value: Tensor, card: Card) -> Weights:

@@ -1,8 +1,7 @@
-"""Weights by reference: found or fetched, and proved by their sha256 every time."""
+"""Weights by reference: one local file, with its sha256 checked every time."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -11,20 +10,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import torch
 from filelock import FileLock, Timeout
+from mmengine.runner import checkpoint as mmengine_tables
 
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.download import Unreachable, download
 from sbzoo.errors import UserError
+from sbzoo.files import sha256 as digest_of
 from sbzoo.paths import cache_dir
 
 CARD, HUB = 'card://', 'hf://'
 HUB_URL = 'https://huggingface.co'
+# The schemes of mmengine that stand for addresses, and its tables of them.
+TABLES = {
+    'torchvision': mmengine_tables.get_torchvision_models,
+    'modelzoo': mmengine_tables.get_torchvision_models,
+    'open-mmlab': mmengine_tables.get_external_models,
+    'openmmlab': mmengine_tables.get_external_models,
+    'mmcls': mmengine_tables.get_mmcls_models,
+}
+DATE = r'20[0-9]{2}[01][0-9][0-3][0-9]'
 DIGITS = 8  # of a sha256, that OpenMMLab and torchvision put into the names of their files
+WHOLE = 64  # digits of a sha256
 CHUNK = 2**20  # bytes
 
 
-def fetch(reference: str | Path, sha256: str | None = None) -> Path:
+def resolve(reference: str | Path, sha256: str | None = None) -> Path:
     """The file of a reference on this machine, downloaded if need be.
 
     What is downloaded is kept under `$SBZOO_CACHE/checkpoints` (`~/.cache/sbzoo/checkpoints`). Its
@@ -32,8 +44,9 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
     their name, those are.
 
     Args:
-        reference: A path, `card://NAME` (see `sbzoo.list_cards`), `https://...`, or
-            `hf://OWNER/NAME/FILE` for a file of the Hugging Face hub.
+        reference: A path, a folder for the newest checkpoint of a run, `card://NAME` (see
+            `sbzoo.list_cards`), `https://...`, `hf://OWNER/NAME/FILE` for a file of the Hugging
+            Face hub, or what mmengine has a table of, such as `torchvision://resnet50`.
         sha256: What it has to be, or its first digits; a card has its own.
 
     Raises:
@@ -43,41 +56,49 @@ def fetch(reference: str | Path, sha256: str | None = None) -> Path:
     reference, sha256 = str(reference), sha256 and sha256.lower()
     if reference.startswith(CARD):
         found = card(reference.removeprefix(CARD))
-        return fetch(found.reference, sha256 or found.sha256)
-    url = address(reference)
-    if url:
-        return _fetch_url(url, sha256 or digits_in_name(url))
-    path = Path(reference).expanduser()
+        return resolve(found.reference, sha256 or found.sha256)
+    place = address(reference)
+    if place and '://' in place:
+        return _fetch_url(place, sha256 or digits_in_name(place))
+    path = Path(place or reference).expanduser()
+    path = _newest(path) if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f'{path}: no such file')
-    if sha256 and not _digest(path).startswith(sha256):
+        raise UserError(f'{path}: no such file of weights')
+    if sha256 and not digest_of(path).startswith(sha256):
         raise UserError(_wrong(path, sha256, 'get it again'))
     return path
 
 
-def local(reference: str) -> str:
-    """What a tool is given as a checkpoint, on this machine if it is at an address.
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    found = {
+        int(match[1]): path
+        for path in Path(work_dir).glob('*.pth')
+        if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
+    }
+    return found[max(found)] if found else None
 
-    Paths and `card://NAME`, whose keys are mapped as it is loaded, are left as they are.
 
-    Raises:
-        UserError: It cannot be had.
-    """
-    elsewhere = reference.startswith(('http://', 'https://', HUB))
-    return str(fetch(reference)) if elsewhere else reference
+def _newest(folder: Path) -> Path:
+    found = latest_checkpoint(folder)
+    if found is None:
+        raise UserError(f'{folder}: no checkpoint in this folder')
+    return found
 
 
 def address(reference: str) -> str | None:
     """The URL of a reference, or None for a path.
 
     Raises:
-        UserError: An unknown scheme, or a hub's reference that names no file.
+        UserError: An unknown scheme, or a reference that names no file.
     """
     scheme, separator, rest = reference.partition('://')
     if not separator:
         return None
     if scheme in ('http', 'https'):
         return reference
+    if scheme in TABLES:
+        return _of_mmengine(scheme, rest)
     hub = f'{HUB}OWNER/NAME/FILE'
     if f'{scheme}://' != HUB:
         raise UserError(f'{reference}: give a path, {CARD}NAME, https://... or {hub}')
@@ -85,6 +106,15 @@ def address(reference: str) -> str | None:
         raise UserError(f'{reference}: name a file as well, {hub}')
     owner, name, file = rest.split('/', 2)
     return f'{HUB_URL}/{owner}/{name}/resolve/main/{file}'
+
+
+def _of_mmengine(scheme: str, name: str) -> str:
+    """What mmengine's tables say; those of a user may name files in mmengine's home."""
+    known = TABLES[scheme]()
+    found = known.get(mmengine_tables.get_deprecated_model_names().get(name, name))
+    if found is None:
+        raise UserError(f'{scheme}://{name}: mmengine knows no such model')
+    return found if '://' in found else str(Path(mmengine_tables._get_mmengine_home(), found))
 
 
 def cached(url: str) -> Path:
@@ -100,11 +130,11 @@ def cached(url: str) -> Path:
 def digits_in_name(url: str) -> str | None:
     """The first digits of a sha256 that OpenMMLab puts at the end of the name of a file."""
     match = re.search(rf'-([0-9a-f]{{{DIGITS}}})\.\w+$', urlsplit(url).path)
-    return match[1] if match else None
+    return match[1] if match and not re.match(DATE, match[1]) else None
 
 
 def _fetch_url(url: str, sha256: str | None) -> Path:
-    path = cached(url)
+    path = _of_torch_hub(url, sha256) or cached(url)
     if not _is_there(path, sha256):  # a cache that is there may be one that only can be read
         if path.exists():  # it stays until there is a better one: the hash may be mistyped
             _say(_wrong(path, sha256, 'getting it again'))
@@ -114,13 +144,19 @@ def _fetch_url(url: str, sha256: str | None) -> Path:
                 _bring(url, path, sha256)
     if not sha256:
         _say(f'{path.name}: no sha256 of it is published, so it is not checked')
-    elif len(sha256) < hashlib.sha256().digest_size * 2:
+    elif len(sha256) < WHOLE:
         _say(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
     return path
 
 
+def _of_torch_hub(url: str, sha256: str | None) -> Path | None:
+    """The file that torch, torchvision or mmengine has downloaded before, if it is right."""
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlsplit(url).path).name)
+    return path if sha256 and path.is_file() and _is_there(path, sha256) else None
+
+
 def _is_there(path: Path, sha256: str | None) -> bool:
-    return path.exists() and (not sha256 or _digest(path).startswith(sha256))
+    return path.exists() and (not sha256 or digest_of(path).startswith(sha256))
 
 
 @contextmanager
@@ -141,7 +177,7 @@ def _bring(url: str, path: Path, sha256: str | None) -> None:
     part = path.with_name(f'{path.name}.part')
     try:
         in_one_piece = download(url, part, resume=bool(sha256))
-        if sha256 and not in_one_piece and not _digest(part).startswith(sha256):
+        if sha256 and not in_one_piece and not _is_there(part, sha256):
             part.unlink()  # the pieces may be of different files
             download(url, part, resume=True)
     except Unreachable as error:
@@ -149,7 +185,7 @@ def _bring(url: str, path: Path, sha256: str | None) -> None:
             f'{path.name}: not in the cache, and {urlsplit(url).netloc} cannot be reached '
             f'({error}); get it from {url} and put it at {path}'
         ) from error
-    if sha256 and not _digest(part).startswith(sha256):
+    if not _is_there(part, sha256):
         wrong = _wrong(part, sha256, f'removed from the cache; it came from {url}')
         part.unlink()
         raise UserError(wrong)
@@ -165,16 +201,8 @@ def _is_page(path: Path) -> bool:
 
 
 def _wrong(path: Path, sha256: str, what: str) -> str:
-    name, got = path.name.removesuffix('.part'), _digest(path)[: len(sha256)]
+    name, got = path.name.removesuffix('.part'), digest_of(path)[: len(sha256)]
     return f'{name}: wrong sha256, want {sha256}, got {got}; {what}'
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _say(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import timm
 import torch
@@ -11,11 +10,11 @@ from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sbzoo import files
+from sbzoo.checkpoint.io import load
 from sbzoo.detection.preprocessing import Preprocessing
 from sbzoo.errors import UserError
 from sbzoo.norm.convert import convert_norm
@@ -132,8 +131,8 @@ class TimmPretrained:
     They must fit exactly, except for those of the classifier.
 
     Args:
-        checkpoint: A .safetensors or .pth file with the weights of the whole network under the
-            names of timm; None downloads those that timm publishes for the model and tag.
+        checkpoint: A reference to the weights of the whole network under the names of timm; None
+            downloads those that timm publishes for the model and tag.
         sha256: Expected hash of the file in hexadecimal digits.
 
     Raises:
@@ -147,29 +146,11 @@ class TimmPretrained:
         """Load them; mmengine calls this."""
         weights = dict(pretrained=True)  # those that timm publishes
         if self.checkpoint:
-            state_dict = read_weights(self.checkpoint, self.sha256)
+            state_dict = load(self.checkpoint, self.sha256)['state_dict']
             _check_fits(self.checkpoint, state_dict, backbone)
             weights['pretrained_cfg_overlay'] = dict(state_dict=state_dict, custom_load=False)
         trained = backbone.create(**weights)
         backbone.net.load_state_dict(trained.state_dict(), strict=True)
-
-
-def read_weights(path: str, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a .safetensors file, or a .pth file that has nothing but tensors and plain values.
-
-    Raises:
-        UserError: There is no such file, it cannot be read, or its hash is another.
-    """
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such file of weights')
-    found = files.sha256(path)
-    if sha256 and found != sha256.lower():
-        raise UserError(f'{path}: its sha256 is {found}, not {sha256}')
-    try:
-        return load_state_dict(path, weights_only=True)
-    except Exception as error:  # torch and safetensors say in many ways that bytes make no sense
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise UserError(f'{path}: not a file of weights ({reason})') from error
 
 
 def _check_fits(path: str, state_dict: dict[str, Tensor], backbone: TimmBackbone) -> None:

@@ -7,20 +7,16 @@ import io
 from pathlib import Path
 
 import torch
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import nn
 
-from sbzoo.checkpoint.io import check_weights, read_checkpoint
+from sbzoo.engine.model import kind_of, load_model, scope_of
 from sbzoo.engine.runner import some_batches
 from sbzoo.errors import UserError
 from sbzoo.files import write
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm import Calibration, Conversion, calibrate, convert_norm
-from sbzoo.norm.key_names import with_own_names
 
 
 def convert(
@@ -42,29 +38,21 @@ def convert(
     """
     if Path(out).exists():
         raise UserError(f'{out} is there already')
-    reference = build_model(cfg).to(get_device())
-    if isinstance(reference, AdversarialModel):
+    if issubclass(kind_of(cfg), AdversarialModel):
         raise UserError(f'{cfg.filename}: a GAN; its norms are not calibrated, so train it anew')
-    weights = with_own_names(reference, read_checkpoint(checkpoint)['state_dict'])
-    check_weights(checkpoint, weights, reference)
-    reference.load_state_dict(weights)
+    reference = load_model(cfg, checkpoint)
     model = copy.deepcopy(reference)
     conversion = convert_norm(model, spec)
     calibration = None
     if images:
-        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-        batches = list(some_batches(loader, images, seed=0))
+        with scope_of(cfg):
+            loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+            batches = list(some_batches(loader, images, seed=0))
         calibration = calibrate(model, reference, batches, run_every_head)
     content = io.BytesIO()
     torch.save(dict(state_dict=model.cpu().state_dict(), meta=dict(norm=spec)), content)
     write(out, content.getvalue())
     return conversion, calibration
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, with random weights and nothing downloaded."""
-    register_all_modules(init_default_scope=True)
-    return MODELS.build(cfg.model)
 
 
 def run_every_head(model: nn.Module, batch: dict) -> None:

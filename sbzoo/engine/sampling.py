@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
-from sbzoo.checkpoint.io import check_weights, find_checkpoint, read_checkpoint
 from sbzoo.data.datasets import cycled_labels
 from sbzoo.data.image_folder import ImageFolder
+from sbzoo.engine.model import kind_of, load_model
 from sbzoo.engine.visualize import image_grid, save_png
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, replacing
@@ -37,31 +36,17 @@ PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
 
 
-def load_model(cfg: Config, checkpoint: str | Path) -> AdversarialModel:
-    """Build the model of a config in evaluation mode, with the weights of a checkpoint.
+def load_generator(cfg: Config, reference: str | Path) -> AdversarialModel:
+    """The adversarial model of a config with the weights of a reference; see `load_model`.
 
     Raises:
-        UserError: The config is of no generator, or the checkpoint missing, broken or of another
+        UserError: The config is of a detector, say, or the weights cannot be had or are of another
             model.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
-    check_generates(cfg.filename, model)
-    path = find_checkpoint(checkpoint)
-    weights = read_checkpoint(path)['state_dict']
-    check_weights(path, weights, model)
-    model.load_state_dict(weights)
-    return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
-
-
-def check_generates(name: str, model: nn.Module) -> None:
-    """Check that a model is one that generates images.
-
-    Raises:
-        UserError: It is a detector, say.
-    """
-    if not isinstance(model, AdversarialModel):
-        raise UserError(f'{name}: {type(model).__name__} generates no images')
+    kind = kind_of(cfg)
+    if not issubclass(kind, AdversarialModel):
+        raise UserError(f'{cfg.filename}: {kind.__name__} generates no images')
+    return load_model(cfg, reference)
 
 
 def sample(

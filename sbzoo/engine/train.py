@@ -10,8 +10,11 @@ from mmengine.registry import METRICS, init_default_scope
 from mmengine.runner import Runner
 from rich.console import Console
 
-from sbzoo.checkpoint.io import check_fits, find_checkpoint, latest_checkpoint
+from sbzoo.checkpoint.cards import TASKS, Card, card
+from sbzoo.checkpoint.resolve import CARD, latest_checkpoint, resolve
 from sbzoo.engine.hooks.noise_scale import explain
+from sbzoo.engine.model import config_of
+from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.options.schedule import check_spans
 from sbzoo.engine.result import write_result
 from sbzoo.engine.runner import unwrapped
@@ -29,29 +32,24 @@ from sbzoo.paths import command
 TIMES = ('time', 'data_time')  # what mmengine logs of a validation beside its metrics
 
 
-def train(
-    cfg: Config, resume: str | None = None, weights: str | None = None
-) -> tuple[Runner, dict[str, float]]:
+def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, float]]:
     """Train to the end of the schedule and return the runner with the metrics of the last epoch.
 
     Args:
         cfg: A complete config.
         resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
-        weights: The checkpoint that the config starts from, if it must fit the model strictly.
 
     Raises:
         UserError: A checkpoint is broken or of another model, the best checkpoint is to be found
             by a metric that does not exist, or the loss is not finite.
     """
+    checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume and resolve(resume)
     Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
     check_save_best(cfg)
     runner = Runner.from_cfg(cfg)
     check_spans(cfg, len(runner.train_dataloader))
-    if checkpoint or weights:
-        check_fits(checkpoint or weights, unwrapped(runner))
     if resume and not checkpoint:
         runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     runner.train()
@@ -85,17 +83,30 @@ def check_save_best(cfg: Config) -> None:
             raise UserError(f'save_best={name!r}: the evaluation gives {", ".join(known)}')
 
 
-def test(cfg: Config, checkpoint: str | Path) -> tuple[Runner, dict[str, float]]:
-    """Evaluate a checkpoint, or the newest checkpoint of a folder.
+def test(cfg: Config, reference: str | Path) -> tuple[Runner, dict[str, float]]:
+    """Evaluate a checkpoint; see `sbzoo.checkpoint.resolve.resolve` for what names one.
 
     Raises:
-        UserError: There is none, or it is broken or of another model.
+        UserError: There is none, it is broken or of another model, or it is that of a card of a
+            backbone or of another norm.
     """
-    path = find_checkpoint(checkpoint)
-    cfg.load_from, cfg.resume = str(path), False
+    reference = str(reference)
+    if reference.startswith(CARD):
+        _check_is_of(cfg, card(reference.removeprefix(CARD)))
+    cfg.load_from = reference if '://' in reference else str(resolve(reference))
+    cfg.resume = False
     runner = Runner.from_cfg(cfg)
-    check_fits(path, unwrapped(runner))
     return runner, runner.test()
+
+
+def _check_is_of(cfg: Config, found: Card) -> None:
+    """Check what the keys of the weights do not show: most norms have the same."""
+    if not found.config or found.task == 'image-classification':
+        raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
+    own, given = norm_of(config_of(found).model), norm_of(cfg.model)
+    if own != given and {own, given} != {'gn', 'gn32'}:
+        name = Path(cfg.filename).name
+        raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
 
 
 def next_tool(runner: Runner) -> str:

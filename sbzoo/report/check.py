@@ -6,9 +6,10 @@ import math
 from typing import NamedTuple
 
 from sbzoo.checkpoint.cards import Card
+from sbzoo.checkpoint.resolve import CARD
+from sbzoo.engine.model import config_of
 from sbzoo.errors import UserError
 from sbzoo.zoo.evaluate import evaluate
-from sbzoo.zoo.load import config_of
 
 
 class Check(NamedTuple):
@@ -34,7 +35,7 @@ def check(card: Card) -> list[Check]:
         UserError: They could not be downloaded or are of another model, or a metric is not
             measured.
     """
-    metrics = evaluate(config_of(card), card)
+    metrics = evaluate(config_of(card), f'{CARD}{card.name}')
     for result in card.results:
         if result.metric not in metrics:
             known = ', '.join(metrics)

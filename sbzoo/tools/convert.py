@@ -35,14 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.checkpoint.io import find_checkpoint
-    from sbzoo.checkpoint.resolve import local
     from sbzoo.engine.convert_checkpoint import convert
     from sbzoo.engine.options.config import build_config
 
-    checkpoint = find_checkpoint(local(args.checkpoint))
     images = 0 if args.copy else args.images
-    for record in convert(build_config(args), checkpoint, args.to, images, args.out):
+    for record in convert(build_config(args), args.checkpoint, args.to, images, args.out):
         if record:
             print(record)
     print(f'written: {args.out}')

@@ -76,20 +76,17 @@ def main(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
     """The config and the model that the options name."""
-    from sbzoo.checkpoint.resolve import local
+    from sbzoo.checkpoint.cards import card
+    from sbzoo.checkpoint.resolve import CARD
+    from sbzoo.engine.model import config_of
     from sbzoo.engine.options.config import load_config
-    from sbzoo.engine.sampling import check_generates, load_model
+    from sbzoo.engine.sampling import load_generator
     from sbzoo.errors import UserError
-    from sbzoo.zoo import load as models
 
     if bool(args.card) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
         raise UserError('give a config and a checkpoint, or --card NAME')
-    if args.config:
-        cfg = load_config(args.config)
-        return cfg, load_model(cfg, local(args.checkpoint))
-    loaded = models.load(args.card)
-    check_generates(args.card, loaded.model)
-    return models.config_of(loaded.card), loaded.model
+    cfg = config_of(card(args.card)) if args.card else load_config(args.config)
+    return cfg, load_generator(cfg, f'{CARD}{args.card}' if args.card else args.checkpoint)
 
 
 def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:

@@ -67,12 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from sbzoo.checkpoint.resolve import local
     from sbzoo.engine.options.config import build_config
     from sbzoo.engine.train import next_tool, show, train
 
-    args.load_from = args.load_from and local(args.load_from)
-    cfg = build_config(args)
-    runner, metrics = train(cfg, args.resume, args.load_from)
+    runner, metrics = train(cfg := build_config(args), args.resume)
     config = Path(cfg.filename).name  # as it was left there, with every option in it
     show(runner, metrics, f'{next_tool(runner)} {runner.work_dir}/{config} {runner.work_dir}')

@@ -7,9 +7,8 @@ import tempfile
 
 from mmengine.config import Config
 
-from sbzoo.checkpoint.cards import Card
 from sbzoo.engine.options.config import use_sbzoo
-from sbzoo.zoo.load import test
+from sbzoo.engine.train import test
 
 # Of detectors; generators name their metrics themselves.
 METRICS = {'coco/bbox_mAP': 'box AP', 'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP': 'mask AP'}
@@ -20,18 +19,18 @@ def metric_name(key: str) -> str:
     return METRICS.get(key, key.rpartition('/')[2])
 
 
-def evaluate(cfg: Config, card: Card) -> dict[str, float]:
-    """The metrics of a card's weights by a config of its model, by the names that cards have.
+def evaluate(cfg: Config, reference: str) -> dict[str, float]:
+    """The metrics of weights by a config of their model, by the names that cards have.
 
     Raises:
         UserError: The weights cannot be had, or are of another model.
     """
     use_sbzoo(cfg)
-    # mmengine keeps visualizers by name, and so the folder of the card before
-    cfg.visualizer.update(name=f'check {card.name}', vis_backends=[])
+    # mmengine keeps visualizers by name, and so the folder of the one before
+    cfg.visualizer.update(name=f'check {reference}', vis_backends=[])
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, log_level='WARNING', launcher='none')
-        runner, metrics = test(cfg, card)
+        runner, metrics = test(cfg, reference)
         _close_log(runner.logger)
     return {metric_name(key): value for key, value in metrics.items()}
 

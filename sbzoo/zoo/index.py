@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from sbzoo import files
 from sbzoo.checkpoint.cards import FILE as PAGE
 from sbzoo.checkpoint.cards import TASKS, Card, Result, list_cards
 from sbzoo.checkpoint.resolve import address, digits_in_name
-from sbzoo.paths import CARDS
+from sbzoo.errors import UserError
+from sbzoo.paths import CARDS, ROOT
 from sbzoo.zoo.page import page
 
 FILE = CARDS / 'published.yml'
@@ -113,8 +115,23 @@ def pages(cards: list[Card]) -> dict[Path, str]:
     }
 
 
+def check_clone() -> None:
+    """Check that cards can be written: in a clone, not in an installed package.
+
+    Raises:
+        UserError: They cannot.
+    """
+    if not (ROOT / '.git').exists() or not os.access(ROOT, os.W_OK):
+        raise UserError(f'{ROOT}: cards are written in a clone of the repository alone')
+
+
 def write() -> list[Card]:
-    """Write the cards of `published.yml` and the indices of all cards, which it returns."""
+    """Write the cards of `published.yml` and the indices of all cards, which it returns.
+
+    Raises:
+        UserError: This is no clone of the repository.
+    """
+    check_clone()
     cards = {card.name: card for card in [*list_cards(), *published()]}.values()
     for path, text in pages(cards).items():
         files.write(path, text.encode())

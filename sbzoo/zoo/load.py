@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +12,18 @@ import torch
 from mmdet.apis import inference_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader, Runner
 from PIL import Image
 from torch import Tensor, nn
 
-from sbzoo.checkpoint.cards import TASKS, Card, card
-from sbzoo.checkpoint.io import check_weights, read_checkpoint
-from sbzoo.checkpoint.key_maps import GENERATOR, own_keys
-from sbzoo.checkpoint.resolve import CARD, fetch
-from sbzoo.engine.options.config import load_config
-from sbzoo.engine.options.parts import leaf, norm_of
-from sbzoo.engine.runner import unwrapped
+from sbzoo.checkpoint.cards import Card, card
+from sbzoo.checkpoint.resolve import CARD
+from sbzoo.engine.model import config_of, load_model, scope_of
+from sbzoo.engine.options.parts import leaf
 from sbzoo.engine.sampling import sample
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
 from sbzoo.images import center_crop, to_plus_minus_one, to_rgb, to_tensor, to_uint8
-from sbzoo.norm.key_names import accept_published_names
-from sbzoo.paths import ROOT
 
 Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uint8 [H, W, 3]
 
@@ -84,7 +76,7 @@ class Detector:
         Raises:
             UserError: There is no such image, or these are no such pixels.
         """
-        with _scope_of(self.model.cfg):
+        with scope_of(self.model.cfg):
             found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
         found = found[found.scores >= score]
         return Detections(
@@ -149,89 +141,13 @@ def load(name: str) -> Detector | Generator | Translator:
         use = f'train from it by {found.config}' if found.config else about
         raise UserError(f'{name}: no model that runs by itself; {use}')
     cfg = config_of(found)
-    with _scope_of(cfg):
-        model = MODELS.build(cfg.model)
-    load_weights(model, found)
-    model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    model = load_model(cfg, f'{CARD}{name}')
     if isinstance(model, GAN):
         return Generator(found, model)
     if isinstance(model, AdversarialModel):
         return Translator(found, model, leaf(cfg.test_dataloader.dataset).image_size)
     model.cfg = cfg
     return Detector(found, model, _classes(cfg))
-
-
-def _scope_of(cfg: Config) -> AbstractContextManager:
-    """Where types without a library are looked up; what the user has set is left as it is."""
-    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
-
-
-def config_of(found: Card) -> Config:
-    """The config of a card, wherever it is called from."""
-    return load_config(found.config if '::' in found.config else str(ROOT / found.config))
-
-
-@CheckpointLoader.register_scheme(prefixes=CARD, force=True)
-def load_from_card(reference: str, map_location: str | None = None) -> dict:
-    """What `load_from` and `init_cfg` of any config do with `card://NAME`; it stays on the CPU.
-
-    Raises:
-        UserError: No such card, or its weights cannot be had.
-    """
-    return _checkpoint(card(reference.removeprefix(CARD)))
-
-
-def _checkpoint(found: Card) -> dict:
-    checkpoint = read_checkpoint(fetch(found.reference, found.sha256))
-    return dict(checkpoint, state_dict=own_keys(found, checkpoint['state_dict']))
-
-
-def load_weights(model: nn.Module, found: Card) -> None:
-    """Load the weights of a card, each of them and no other, into its model.
-
-    Of an adversarial model that is what samples or translates.
-
-    Raises:
-        UserError: They cannot be had, or are of another model.
-    """
-    weights = _checkpoint(found)['state_dict']
-    part = sampling_part(model)
-    if part is not model:
-        weights = {key.removeprefix(GENERATOR): value for key, value in weights.items()}
-    accept_published_names(part)
-    check_weights(f'card {found.name}', weights, part)
-    part.load_state_dict(weights)
-
-
-def test(cfg: Config, found: Card) -> tuple[Runner, dict[str, float]]:
-    """Evaluate the weights of a card by a config of its model, and return the runner too.
-
-    Raises:
-        UserError: The card is of a backbone or of another norm, or the weights cannot be had, or
-            are of another model.
-    """
-    _check_is_of(cfg, found)
-    cfg.load_from, cfg.resume = None, False
-    runner = Runner.from_cfg(cfg)
-    load_weights(unwrapped(runner), found)
-    return runner, runner.test()
-
-
-def _check_is_of(cfg: Config, found: Card) -> None:
-    """Check what the keys of the weights do not show: most norms have the same."""
-    if not found.config or found.task == 'image-classification':
-        raise UserError(f'card {found.name}: {TASKS[found.task]}, no model that is tested here')
-    own, given = norm_of(config_of(found).model), norm_of(cfg.model)
-    if own != given and {own, given} != {'gn', 'gn32'}:
-        name = Path(cfg.filename).name
-        raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
-
-
-def sampling_part(model: nn.Module) -> nn.Module:
-    """What of a model a card has the weights of: all of a detector, a GAN's sampler."""
-    if isinstance(model, GAN):
-        return model.sampler
-    return model.generator if isinstance(model, AdversarialModel) else model
 
 
 def _classes(cfg: Config) -> tuple[str, ...]:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from sbzoo import files
 from sbzoo.checkpoint.cards import FILE, Card, Result
-from sbzoo.checkpoint.io import find_checkpoint, read_checkpoint
+from sbzoo.checkpoint.io import load
 from sbzoo.checkpoint.key_maps import GENERATOR
+from sbzoo.checkpoint.resolve import resolve
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.result import ALIKE, data_name
@@ -35,7 +36,7 @@ from sbzoo.gan.models.image_to_image import Translation
 from sbzoo.gan.networks.blocks import NO_NORM
 from sbzoo.paths import ROOT
 from sbzoo.zoo.evaluate import METRICS, evaluate, metric_name
-from sbzoo.zoo.index import published
+from sbzoo.zoo.index import check_clone, published
 from sbzoo.zoo.page import page, picture_of
 
 WEIGHTS = 'model.safetensors'
@@ -65,15 +66,16 @@ def publish(
 
     Args:
         work_dirs: Of runs of one config that differ in their seed.
-        name: Of the card; that of the config by default.
+        name: Of the card; that of the config by default, with the batch of the runs in it.
         half: Keep weights of two dimensions and more in half precision, and measure these.
         limits: Sentences on what the model does not do.
         overwrite: Put it in the place of a card of ours that has this name.
 
     Raises:
-        UserError: A run is not complete, the runs are not of one config of the repository, or the
-            name is none for a card or is taken.
+        UserError: This is no clone of the repository, a run is not complete, the runs are not of
+            one config of the repository, or the name is none for a card or is taken.
     """
+    check_clone()
     runs = sorted(map(read_run, work_dirs), key=lambda run: run.result['seed'])
     for run in runs:
         _kind(run)  # the model is that of the config
@@ -94,8 +96,8 @@ def publish(
 
 
 def _checkpoint(run: Run) -> dict:
-    path = find_checkpoint(run.folder)
-    checkpoint = read_checkpoint(path)
+    path = resolve(run.folder)
+    checkpoint = load(path)
     epoch, measured = checkpoint['meta']['epoch'], run.result['epochs']
     if epoch != measured:
         raise UserError(f'{path}: it is of epoch {epoch}, and {RESULT} beside it of {measured}')
@@ -117,7 +119,7 @@ def _card(runs: Sequence[Run], name: str) -> Card:
     result, cfg = runs[0].result, runs[0].cfg
     norm, data, batch = norm_of(cfg.model), data_name(cfg), result['images_a_step']
     return Card(
-        name or config.stem,
+        name or re.sub(r'_b\d+$', f'_b{batch}', config.stem),
         task,
         f'{_model_name(cfg.model)}, trained on {data}, {batch} image{"s" * (batch > 1)} a step.',
         data,
@@ -139,7 +141,7 @@ def _measured(card: Card, weights: bytes, cfg: Config) -> Card:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         path.write_bytes(weights)
-        found = evaluate(cfg, replace(card, weights=str(path)))
+        found = evaluate(cfg, str(path))
     results = (replace(result, value=_rounded(found[result.metric])) for result in card.results)
     return replace(card, results=tuple(results), half=True)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sbzoo import UserError
 from sbzoo.checkpoint.cards import Card, card
-from sbzoo.checkpoint.io import check_weights
+from sbzoo.checkpoint.io import check_fit
 from sbzoo.checkpoint.key_maps import own_keys
 from sbzoo.detection.resnet import NormResNet
-from sbzoo.zoo.load import config_of
+from sbzoo.engine.model import config_of
 
 Weights = dict[str, Tensor]
 H2Z = 'cyclegan_lsgan-resnet-in_1xb1-270kiters_horse2zebra'
@@ -55,7 +55,7 @@ def mapped(published: Weights, name: str, generator: torch.nn.Module) -> torch.n
     """The network here with the weights there, each of them."""
     weights = own_keys(card(name), published)
     weights = {key.removeprefix('generator.'): value for key, value in weights.items()}
-    check_weights(name, weights, generator)
+    check_fit(name, weights, generator)
     generator.load_state_dict(weights)
     return generator.eval()
 
@@ -237,7 +237,7 @@ def test_backbones_of_timm_and_torchvision(spec):
     found = Card('x', 'image-classification', '', '', keymap='resnet')
     weights = own_keys(found, published)
     backbone = NormResNet(depth=50, norm=spec)
-    check_weights(name, weights, backbone)
+    check_fit(name, weights, backbone)
     assert set(published) - set(weights) == {'fc.weight', 'fc.bias'}
 
 

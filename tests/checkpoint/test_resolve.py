@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from sbzoo import UserError
 from sbzoo.checkpoint import download
 from sbzoo.checkpoint import resolve as store
-from sbzoo.checkpoint.io import read_checkpoint
-from sbzoo.checkpoint.resolve import address, cached, fetch, local
+from sbzoo.checkpoint.io import load
+from sbzoo.checkpoint.resolve import address, cached, digits_in_name, resolve
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -198,13 +198,13 @@ MENDED = {  # faults that the user sees nothing of, and the requests that they t
 
 @pytest.mark.parametrize('fault', MENDED)
 def test_faults_that_pass(server, cache, fault):
-    path = fetch(server.url(fault), SHA256)
+    path = resolve(server.url(fault), SHA256)
     assert path.read_bytes() == BODY
     assert path == cached(server.url(fault))
     assert kept(cache) == ['model.pth']
     assert not list(cache.rglob('*.part'))
     assert len(server.ranges) == MENDED[fault] == sum(server.requests.values())
-    fetch(server.url(fault), SHA256)  # from the cache
+    resolve(server.url(fault), SHA256)  # from the cache
     assert len(server.ranges) == MENDED[fault]
 
 
@@ -220,7 +220,7 @@ FINAL = {
 @pytest.mark.parametrize('fault', FINAL)
 def test_faults_that_stay(server, cache, fault):
     with pytest.raises(UserError, match=FINAL[fault]) as error:
-        fetch(server.url(fault), SHA256)
+        resolve(server.url(fault), SHA256)
     assert '\n' not in str(error.value)
     assert kept(cache) == []
     if fault == 'missing':
@@ -228,7 +228,7 @@ def test_faults_that_stay(server, cache, fault):
 
 
 def test_goes_on_where_it_was_cut(server):
-    fetch(server.url('cuts'), SHA256)
+    resolve(server.url('cuts'), SHA256)
     assert server.ranges == [None, 'bytes=300000-', 'bytes=600000-', 'bytes=900000-']
 
 
@@ -236,13 +236,13 @@ def test_goes_on_in_another_process(server, monkeypatch):
     monkeypatch.setattr(download, 'PAUSES', ())
     for _ in range(3):
         with pytest.raises(UserError, match=r'cut after .* of 1.0 MB, 1 times in a row'):
-            fetch(server.url('cuts'), SHA256)
-    assert fetch(server.url('cuts'), SHA256).read_bytes() == BODY
+            resolve(server.url('cuts'), SHA256)
+    assert resolve(server.url('cuts'), SHA256).read_bytes() == BODY
     assert server.ranges[-1] == 'bytes=900000-'
 
 
 def test_pieces_without_a_hash_are_not_put_together(server, capsys):
-    assert fetch(server.url('cuts')).read_bytes() == BODY
+    assert resolve(server.url('cuts')).read_bytes() == BODY
     assert set(server.ranges) == {None}
     assert 'no sha256 of it is published, so it is not checked' in capsys.readouterr().err
 
@@ -251,44 +251,44 @@ def test_complete_piece_that_was_left_behind(server, cache):
     part = cached(server.url('whole')).with_name('model.pth.part')
     part.parent.mkdir(parents=True)
     part.write_bytes(BODY)
-    assert fetch(server.url('whole'), SHA256).read_bytes() == BODY
+    assert resolve(server.url('whole'), SHA256).read_bytes() == BODY
 
 
 def test_eight_digits_in_the_name(server, cache, capsys):
-    assert fetch(server.url('whole', NAME)).name == NAME
+    assert resolve(server.url('whole', NAME)).name == NAME
     assert 'of its sha256 8 digits are published, and they are right' in capsys.readouterr().err
     with pytest.raises(UserError, match=r'want 00000000, got [0-9a-f]{8}; removed from the cache'):
-        fetch(server.url('whole', 'model-00000000.pth'))
+        resolve(server.url('whole', 'model-00000000.pth'))
     assert kept(cache) == [NAME]
 
 
 def test_damage_in_the_cache(server, capsys):
-    path = fetch(server.url('whole'), SHA256)
+    path = resolve(server.url('whole'), SHA256)
     path.write_bytes(BODY[:-1] + b'!')
-    assert fetch(server.url('whole'), SHA256).read_bytes() == BODY
+    assert resolve(server.url('whole'), SHA256).read_bytes() == BODY
     assert f'want {SHA256}' in capsys.readouterr().err
     assert server.requests['/whole/model.pth'] == 2
 
 
 def test_a_mistyped_hash_costs_no_file(server, capsys):
-    path = fetch(server.url('whole'), SHA256)
+    path = resolve(server.url('whole'), SHA256)
     with pytest.raises(UserError, match=f'wrong sha256, want {"0" * 64}'):
-        fetch(server.url('whole'), '0' * 64)
+        resolve(server.url('whole'), '0' * 64)
     assert path.read_bytes() == BODY
-    assert fetch(server.url('whole'), SHA256.upper()) == path
+    assert resolve(server.url('whole'), SHA256.upper()) == path
     assert server.requests['/whole/model.pth'] == 2
 
 
 def test_a_page_is_no_file(server, cache):
     with pytest.raises(UserError, match=r'page/model.pth: a web page came, perhaps to log in'):
-        fetch(server.url('page'))
+        resolve(server.url('page'))
     assert kept(cache) == list(cache.rglob('*.part')) == []
 
 
 def test_a_cache_that_can_only_be_read(server, monkeypatch):
-    path = fetch(server.url('whole'), SHA256)
+    path = resolve(server.url('whole'), SHA256)
     monkeypatch.setattr(store, '_alone', None)  # which writes a lock
-    assert fetch(server.url('whole'), SHA256) == path
+    assert resolve(server.url('whole'), SHA256) == path
 
 
 def test_a_proxy_that_refuses(server, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_proxy_that_refuses(server, monkeypatch):
     monkeypatch.setenv('https_proxy', f'http://127.0.0.1:{server.server_port}')
     url = 'https://host.example/model.pth'
     with pytest.raises(UserError, match=r'cannot be reached \(.*403.*put it at .*/model.pth'):
-        fetch(url, SHA256)
+        resolve(url, SHA256)
     assert server.requests['CONNECT'] == 1
 
 
@@ -306,15 +306,15 @@ def test_offline(cache):
         unused.bind(('127.0.0.1', 0))
         url = f'http://127.0.0.1:{unused.getsockname()[1]}/model.pth'
     with pytest.raises(UserError, match=r'not in the cache, and .* cannot be reached') as error:
-        fetch(url, SHA256)
+        resolve(url, SHA256)
     assert url in str(error.value)
     assert str(cached(url)) in str(error.value)
     cached(url).write_bytes(BODY)  # put there by hand, as it says
-    assert fetch(url, SHA256).read_bytes() == BODY
+    assert resolve(url, SHA256).read_bytes() == BODY
 
 
 def _fetch_into(url: str, results: multiprocessing.Queue) -> None:
-    results.put(fetch(url, SHA256).read_bytes() == BODY)
+    results.put(resolve(url, SHA256).read_bytes() == BODY)
 
 
 def test_two_processes_at_once(server):
@@ -343,7 +343,7 @@ def test_says_what_it_waits_for(server, capsys):
 
     threading.Thread(target=hold).start()
     held.wait()
-    fetch(server.url('whole'), SHA256)
+    resolve(server.url('whole'), SHA256)
     assert 'waiting for another process' in capsys.readouterr().err
 
 
@@ -353,28 +353,28 @@ def test_full_disk_is_no_fault_of_the_network(server, monkeypatch, cache):
 
     monkeypatch.setattr(download, '_chunks', full)
     with pytest.raises(OSError, match='No space'):
-        fetch(server.url('whole'), SHA256)
+        resolve(server.url('whole'), SHA256)
     assert server.requests['/whole/model.pth'] == 1
     assert kept(cache) == []
 
 
 def test_pickled_code_is_not_run(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = fetch(server.url('pickled_code'))
+    path = resolve(server.url('pickled_code'))
     with pytest.raises(UserError, match='not a checkpoint of plain data'):
-        read_checkpoint(path)
+        load(path)
     assert not (tmp_path / 'sbzoo-ran-code').exists()
 
 
 def test_a_path(tmp_path):
     path = tmp_path / 'mine.pth'
     path.write_bytes(BODY)
-    assert fetch(path) == fetch(path, SHA256) == path
+    assert resolve(path) == resolve(path, SHA256) == path
     with pytest.raises(UserError, match=r'mine.pth: wrong sha256, want 00, got'):
-        fetch(path, '00')
+        resolve(path, '00')
     assert path.exists()  # it is the user's
     with pytest.raises(UserError, match='no such file'):
-        fetch(tmp_path / 'other.pth')
+        resolve(tmp_path / 'other.pth')
 
 
 @pytest.mark.parametrize(
@@ -387,17 +387,61 @@ def test_a_path(tmp_path):
 )
 def test_references_that_are_none(reference, message):
     with pytest.raises(UserError, match=message):
-        fetch(reference)
+        resolve(reference)
 
 
-def test_what_a_tool_is_given(server):
-    assert local('card://x') == 'card://x'
-    assert local('runs/here') == 'runs/here'
-    url = server.url('whole')
-    assert local(url) == str(cached(url))
-    assert cached(url).read_bytes() == BODY
-    with pytest.raises(UserError, match='no such checkpoint'):
-        read_checkpoint(url)  # not by mmengine, which would run code
+def test_a_folder_is_its_newest_checkpoint(tmp_path):
+    (tmp_path / 'run').mkdir()
+    with pytest.raises(UserError, match='run: no checkpoint in this folder'):
+        resolve(tmp_path / 'run')
+    for epoch in (9, 10):
+        torch.save(
+            dict(state_dict=dict(w=torch.tensor(epoch))), tmp_path / f'run/epoch_{epoch}.pth'
+        )
+    assert resolve(tmp_path / 'run') == tmp_path / 'run/epoch_10.pth'
+    assert load(tmp_path / 'run')['state_dict'] == dict(w=torch.tensor(10))
+
+
+def test_tables_of_mmengine_name_addresses(server, monkeypatch, capsys):
+    assert (
+        address('torchvision://resnet50')
+        == 'https://download.pytorch.org/models/resnet50-0676ba61.pth'
+    )
+    assert '/third_party/resnet50_gn-' in address('open-mmlab://detectron/resnet50_gn')
+    with pytest.raises(UserError, match='mmengine knows no such model'):
+        resolve('torchvision://resnet49')
+    monkeypatch.setitem(store.TABLES, 'torchvision', lambda: dict(a=server.url('whole', NAME)))
+    assert resolve('torchvision://a').read_bytes() == BODY
+    assert 'of its sha256 8 digits are published' in capsys.readouterr().err
+    monkeypatch.setitem(
+        store.TABLES, 'torchvision', lambda: dict(a=server.url('whole', 'model-00000000.pth'))
+    )
+    with pytest.raises(UserError, match='wrong sha256, want 00000000'):
+        resolve('torchvision://a')
+
+
+def test_what_torch_has_downloaded_is_not_downloaded_again(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    path = tmp_path / 'torch/hub/checkpoints' / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BODY)
+    assert resolve(server.url('whole', NAME)) == path
+    assert not server.requests
+    path.write_bytes(b'another file of this name')
+    assert resolve(server.url('whole', NAME)) == cached(server.url('whole', NAME))
+
+
+def test_a_date_in_a_name_is_no_hash():
+    assert digits_in_name('https://a.org/model-3b2dc3af.pth') == '3b2dc3af'
+    assert digits_in_name('https://a.org/model-76409952.pth') == '76409952'
+    assert digits_in_name('https://a.org/model-20210831.pth') is None
+
+
+def test_code_at_an_address_is_not_run(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='not a checkpoint of plain data'):
+        CheckpointLoader.load_checkpoint(server.url('pickled_code'))
+    assert not (tmp_path / 'sbzoo-ran-code').exists()
 
 
 def test_hub_and_other_addresses_have_places_of_their_own(cache):
@@ -412,10 +456,10 @@ def test_hub_and_other_addresses_have_places_of_their_own(cache):
 def test_safetensors(tmp_path):
     path = tmp_path / 'model.safetensors'
     save_file(dict(w=torch.arange(3.0).half()), path, metadata=dict(config='c'))
-    checkpoint = read_checkpoint(path)
+    checkpoint = load(path)
     assert checkpoint['meta'] == dict(config='c')
     torch.testing.assert_close(checkpoint['state_dict']['w'], torch.arange(3.0).half())
     assert 'w' in CheckpointLoader.load_checkpoint(str(path))['state_dict']
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(UserError, match='broken or cut short'):
-        read_checkpoint(path)
+        load(path)

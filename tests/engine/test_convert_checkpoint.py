@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from sbzoo.checkpoint.io import read_checkpoint
-from sbzoo.engine.convert_checkpoint import build_model
+from sbzoo.checkpoint.io import load
+from sbzoo.engine.model import build_model
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.norm import set_norm
 
@@ -44,7 +44,7 @@ def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
     assert ('38 norms calibrated, 0 left' in printed) == ('--images' in options)
     cfg = load_config(BN)
     set_norm(cfg, 'gn8')
-    converted, original = (read_checkpoint(p)['state_dict'] for p in (out, checkpoint))
+    converted, original = (load(p)['state_dict'] for p in (out, checkpoint))
     build_model(cfg).load_state_dict(converted)
     changed = {k for k, v in converted.items() if not torch.equal(v, original[k])}
     assert all('bn' in k or 'downsample.1' in k for k in changed)
@@ -71,8 +71,8 @@ def test_the_command_that_is_printed_trains_on(checkpoint, tmp_path, monkeypatch
     arguments += ['--lr', '1e-9', '--work-dir', tmp_path / 'run']
     run(monkeypatch, 'train', *arguments)
     assert f'Load checkpoint from {out}' in capsys.readouterr().out
-    trained = read_checkpoint(tmp_path / 'run/epoch_3.pth')['state_dict']
-    for key, value in read_checkpoint(out)['state_dict'].items():
+    trained = load(tmp_path / 'run/epoch_3.pth')['state_dict']
+    for key, value in load(out)['state_dict'].items():
         torch.testing.assert_close(trained[key], value, msg=key)
 
 
@@ -80,7 +80,7 @@ def test_the_command_that_is_printed_trains_on(checkpoint, tmp_path, monkeypatch
     ('norm', 'start', 'says'),
     [
         ('gn8', 'bn.pth', 'is there already'),
-        ('gn8', 'missing.pth', 'no such checkpoint'),
+        ('gn8', 'missing.pth', 'no such file of weights'),
         ('gn99x', 'bn.pth', "unknown norm 'gn99x'"),
     ],
 )

@@ -13,9 +13,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from sbzoo import UserError
-from sbzoo.checkpoint.io import AtomicBackend, check_fits, latest_checkpoint, read_checkpoint
+from sbzoo.checkpoint.io import check_fit, load
+from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.engine.hooks.resume import StopAtInvalidLossHook
 from sbzoo.engine.options.norm import set_norm
+from sbzoo.files import write
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +50,7 @@ CONFIG = 'configs/retinanet_gn_b2.py'
         ([CONFIG, '--norm', 'gm'], "unknown norm 'gm'; known are"),
         ([CONFIG, '--lr', 'fast'], 'give a positive number or "auto"'),
         ([CONFIG, '--data', '/nowhere'], '/nowhere: no such folder'),
-        ([CONFIG, '--resume', '/nowhere.pth'], '/nowhere.pth: no such checkpoint'),
+        ([CONFIG, '--resume', '/nowhere.pth'], '/nowhere.pth: no such file of weights'),
         ([CONFIG, '--cfg-options', 'lr'], 'give KEY=VALUE'),
         ([CONFIG, '--work-dir', '/dev/null/runs'], 'Not a directory'),
         ([CONFIG, '--amp'], 'needs a GPU'),
@@ -86,7 +88,7 @@ def checkpoint(tmp_path):
 def test_truncated_checkpoint(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
     with pytest.raises(UserError, match='broken or cut short'):
-        read_checkpoint(checkpoint)
+        load(checkpoint)
 
 
 def test_checkpoint_that_runs_code(tmp_path):
@@ -96,27 +98,28 @@ def test_checkpoint_that_runs_code(tmp_path):
 
     torch.save(dict(state_dict={}, x=Attack()), tmp_path / 'bad.pth')
     with pytest.raises(UserError, match='not a checkpoint of plain data'):
-        read_checkpoint(tmp_path / 'bad.pth')
+        load(tmp_path / 'bad.pth')
     assert not (tmp_path / 'pwned').exists()
 
 
 def test_checkpoint_of_another_model(checkpoint):
-    check_fits(checkpoint, torch.nn.Conv2d(3, 4, 1))
+    weights = load(checkpoint)['state_dict']
+    check_fit(checkpoint, weights, torch.nn.Conv2d(3, 4, 1))
     with pytest.raises(
         UserError, match=r'of another shape: weight \[4, 3, 1, 1\] for \[4, 3, 3, 3\]'
     ):
-        check_fits(checkpoint, torch.nn.Conv2d(3, 4, 3))
+        check_fit(checkpoint, weights, torch.nn.Conv2d(3, 4, 3))
     with pytest.raises(UserError, match='1 unknown to the model: bias'):
-        check_fits(checkpoint, torch.nn.Conv2d(3, 4, 1, bias=False))
+        check_fit(checkpoint, weights, torch.nn.Conv2d(3, 4, 1, bias=False))
 
 
 def test_file_that_is_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(UserError, match='no state_dict'):
-        read_checkpoint(tmp_path / 'list.pth')
+        load(tmp_path / 'list.pth')
     (tmp_path / 'text.pth').write_text('hello')
     with pytest.raises(UserError, match=r'text\.pth'):
-        read_checkpoint(tmp_path / 'text.pth')
+        load(tmp_path / 'text.pth')
 
 
 def test_newest_checkpoint_is_by_number(tmp_path):
@@ -128,14 +131,14 @@ def test_newest_checkpoint_is_by_number(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'file'
-    AtomicBackend().put(b'old', path)
+    write(path, b'old')
 
     def full(_):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError, match='No space'):
-        AtomicBackend().put(b'new', path)
+        write(path, b'new')
     assert path.read_bytes() == b'old'
     assert list(tmp_path.iterdir()) == [path]
 

@@ -11,7 +11,7 @@ from test_faults import train  # noqa: F401 (a fixture)
 
 from sbzoo.engine.hooks import samples as samples_hook
 from sbzoo.engine.options.config import load_config
-from sbzoo.engine.sampling import load_model
+from sbzoo.engine.sampling import load_generator
 from sbzoo.engine.visualize import draw_samples
 from sbzoo.errors import UserError
 
@@ -91,9 +91,9 @@ def test_a_checkpoint_of_another_generator_is_refused(tmp_path):
 
     model = MODELS.build(load_config('configs/dcgan_in_b2.py').model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
-    load_model(load_config('configs/dcgan_gn_b2.py'), tmp_path)  # same keys, whatever the norm
+    load_generator(load_config('configs/dcgan_gn_b2.py'), tmp_path)  # same keys, whatever the norm
     with pytest.raises(UserError, match='of another model'):
-        load_model(load_config('configs/sngan_gn_b2.py'), tmp_path)
+        load_generator(load_config('configs/sngan_gn_b2.py'), tmp_path)
 
 
 def grey(value: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
-from sbzoo.checkpoint.io import latest_checkpoint
+from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.engine.convert_checkpoint import run_every_head
 from sbzoo.engine.options.config import load_config
 

@@ -140,7 +140,7 @@ def test_a_checkpoint_is_read_once(tmp_path):
     weights = model('dcgan_gn_b2').state_dict()
     torch.save(dict(state_dict=weights), tmp_path / 'epoch_1.pth')
     with mock.patch('torch.load', wraps=torch.load) as load:
-        loaded = generate.load_model(load_config(name), tmp_path)
+        loaded = generate.load_generator(load_config(name), tmp_path)
     assert load.call_count == 1
     for key, value in loaded.state_dict().items():
         assert torch.equal(value.cpu(), weights[key])
@@ -175,4 +175,4 @@ def test_options_that_a_translation_has_no_use_for_are_refused(
 
 def test_a_detector_generates_nothing(tmp_path):
     with pytest.raises(UserError, match='RetinaNet generates no images'):
-        generate.load_model(load_config('configs/retinanet_gn_b2.py'), tmp_path)
+        generate.load_generator(load_config('configs/retinanet_gn_b2.py'), tmp_path)

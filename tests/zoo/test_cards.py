@@ -25,11 +25,11 @@ from sbzoo import UserError
 from sbzoo.checkpoint import cards
 from sbzoo.checkpoint.cards import Card, Result, parse
 from sbzoo.detection.preprocessing import Preprocessing, _given
+from sbzoo.engine import train as training
+from sbzoo.engine.model import config_of
 from sbzoo.engine.options.config import load_config
 from sbzoo.paths import ROOT
 from sbzoo.zoo import index as published
-from sbzoo.zoo import load as models
-from sbzoo.zoo.load import config_of
 from sbzoo.zoo.page import page
 
 ALL = sbzoo.list_cards()
@@ -276,7 +276,7 @@ def test_weights_of_another_model(detector, zoo):
     weights['more'] = weights.pop('bbox_head.retina_cls.bias')
     put_card(zoo, 'configs/retinanet_gn_b2.py', 'object-detection', weights)
     with pytest.raises(
-        UserError, match=r'card tiny: the checkpoint is of another model\n .*retina'
+        UserError, match=r'card://tiny: the checkpoint is of another model\n .*retina'
     ):
         sbzoo.load('tiny')
 
@@ -337,13 +337,13 @@ def test_translator(zoo):
 
 
 def test_a_card_is_not_tested_with_another_norm(monkeypatch):
-    monkeypatch.setattr(models, 'fetch', None)  # before any download
+    monkeypatch.setattr('sbzoo.checkpoint.io.resolve', None)  # before any download
     cfg = load_config(str(ROOT / 'configs/retinanet_ln_b1.py'))
     message = 'card retinanet_gn_b2: its norm is gn8, and retinanet_ln_b1.py has ln'
     with pytest.raises(UserError, match=message):
-        models.test(cfg, sbzoo.card('retinanet_gn_b2'))
+        training.test(cfg, 'card://retinanet_gn_b2')
     with pytest.raises(UserError, match='a1h_in1k: image classification, no model that is tested'):
-        models.test(cfg, sbzoo.card('resnet50_gn.a1h_in1k'))
+        training.test(cfg, 'card://resnet50_gn.a1h_in1k')
 
 
 # The tool

@@ -112,6 +112,27 @@ def test_the_averaged_generator_alone(tmp_path):
     assert torch.equal(loaded.sample([3]).cpu(), model.sample([3]))
 
 
+def test_the_batch_is_an_option_of_the_run_and_in_the_name_of_the_card(tmp_path):
+    state = MODELS.build(load_config(str(ROOT / 'configs/dcgan_in_b2.py')).model).state_dict()
+    run = make_run(tmp_path / 'run', 'dcgan_in_b2', 0, {'fid/FD-digits': 74.0}, state)
+    edit(run, images_a_step=8)
+    card = publish([run])
+    assert (card.name, card.config, card.batch) == ('dcgan_in_b8', 'configs/dcgan_in_b2.py', 8)
+    published.write()
+    assert 'Config: configs/dcgan_in_b2.py' in (card.folder.parent / 'metafile.yml').read_text()
+    assert "sbzoo.load('dcgan_in_b8')" in (card.folder / 'README.md').read_text()
+    assert sbzoo.load('dcgan_in_b8').sample(1).shape == (1, 3, 32, 32)
+    assert publish([run], name='mine').name == 'mine'
+
+
+def test_an_installed_package_is_not_written_into(runs, zoo, monkeypatch):
+    monkeypatch.setattr(published, 'ROOT', zoo)
+    for write in (lambda: publish(runs), published.write):
+        with pytest.raises(UserError, match='cards are written in a clone of the repository alone'):
+            write()
+    assert not zoo.exists()
+
+
 def test_numbers_are_those_of_the_weights_that_are_kept(tmp_path):
     state = MODELS.build(load_config(str(ROOT / 'configs/dcgan_in_b2.py')).model).state_dict()
     metrics = {'FD-digits': 70.0, 'precision': 0.5}

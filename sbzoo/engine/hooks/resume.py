@@ -7,10 +7,12 @@ from mmengine.dataset import worker_init_fn
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, set_random_seed
 
-from sbzoo.checkpoint.io import latest_checkpoint
+from sbzoo.checkpoint.io import check_fit
+from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.detection.preprocessing import check_preprocessing
+from sbzoo.engine.model import whole
 from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
@@ -85,15 +87,36 @@ class StopAtInvalidLossHook(Hook):
 
 @HOOKS.register_module()
 class PretrainedHook(Hook):
-    """Pretrained weights load under their published names, into a net that gets their pixels.
+    """Pretrained weights load under their published names, into a net that they fit.
+
+    A checkpoint that is resumed or tested has to fit whole. One that a training starts from may be
+    of other classes, say, if the config itself names it; mmengine logs what does not fit.
+
+    Args:
+        strict: Whether a training, too, starts from weights that fit whole, as by `--load-from`.
 
     Raises:
-        UserError: The data preprocessor is not the one that the weights were trained with.
+        UserError: The weights are of another model, or the data preprocessor is not the one that
+            they were trained with.
     """
+
+    priority = 'VERY_HIGH'  # before hooks that copy the model or its weights
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
 
     def before_run(self, runner: Runner) -> None:
         """Before any weights are loaded."""
         accept_published_names(runner.model)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Before what was read is given to the model."""
+        model, source = unwrapped(runner), runner._load_from or runner.work_dir
+        weights, trains = checkpoint['state_dict'], isinstance(runner._train_loop, BaseLoop)
+        if isinstance(model, AdversarialModel) and not trains:
+            checkpoint['state_dict'] = whole(weights, model, source)
+        else:
+            check_fit(source, weights, model, not trains or self.strict or runner._resume)
 
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""

@@ -131,6 +131,8 @@ def set_load_from(cfg: Config, path: str) -> None:
     for part in typed_dicts(cfg.model):
         part.pop('init_cfg', None)
     cfg.load_from = path
+    hook = next(hook for hook in cfg.custom_hooks if hook['type'] == 'PretrainedHook')
+    hook['strict'] = True
 
 
 def set_noise_scale(cfg: Config, interval: int) -> None:

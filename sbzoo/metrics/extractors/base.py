@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sbzoo.errors import UserError
-from sbzoo.files import sha256
+from sbzoo import files
+from sbzoo.checkpoint.io import load
+from sbzoo.checkpoint.resolve import resolve
 
 
 class Extractor(nn.Module):
@@ -66,13 +67,11 @@ def kid_name(spec: str) -> str:
     return frechet_name(spec).replace('FID', 'KID').replace('FD-', 'KID-', 1)
 
 
-def read_weights(path: str | Path) -> tuple[bytes, str]:
-    """The bytes of a file and their sha256.
+def read_weights(path: str | Path, sha256: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """The weights in a file and the sha256 of the file.
 
     Raises:
-        UserError: There is no such file.
+        UserError: There is no such file, it is none of weights, or another one than it should be.
     """
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such file of weights')
-    data = Path(path).read_bytes()
-    return data, sha256(data)
+    path = resolve(path, sha256)
+    return load(path)['state_dict'], files.sha256(path)

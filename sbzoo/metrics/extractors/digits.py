@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,11 +61,9 @@ class Digits(Extractor):
                 f'{path}: the weights of the digit classifier are not there; they are in the '
                 'repository of sbzoo, not in the installed package: give that file as weights'
             )
-        data, self.sha256 = read_weights(path)
-        if self.sha256 != SHA256:
-            raise UserError(f'{path}: its sha256 is {self.sha256}, not {SHA256}')
+        state_dict, self.sha256 = read_weights(path, SHA256)
         self.net = DigitClassifier().eval().requires_grad_(False)
-        self.net.load_state_dict(load(data), strict=True)
+        self.net.load_state_dict(state_dict)
 
     def prepare(self, image: Tensor) -> Tensor:
         """To [-1, 1] and 32 x 32; images of that size stay as they are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from unittest import mock
 from urllib.error import URLError
@@ -14,6 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.inception import BasicConv2d
 
+from sbzoo import files
+from sbzoo.checkpoint.resolve import resolve
 from sbzoo.errors import UserError
 from sbzoo.metrics.extractors.base import Extractor, read_weights
 
@@ -83,13 +84,13 @@ def load_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: There is no such file, or it is another one.
     """
-    data, digest = read_weights(path)
+    digest = files.sha256(resolve(path))
     if not digest.startswith(SHA256_PREFIX):
         raise UserError(
             f'{path}: not the Inception of 2015-12-05 (sha256 {digest[:8]}..., not '
             f'{SHA256_PREFIX}...); it is at {URL}'
         )
-    return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True), digest
+    return read_weights(path)
 
 
 def cached_weights() -> Path:

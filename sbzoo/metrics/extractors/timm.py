@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import safetensors.torch
 import timm
 import torch
 from timm.data import resolve_model_data_config
@@ -33,9 +31,9 @@ class Timm(Extractor):
             raise UserError(f'timm has no model {model!r}')
         if not weights:
             raise UserError(f'timm:{model} needs its weights in a local file')
-        data, self.sha256 = read_weights(weights)
+        state_dict, self.sha256 = read_weights(weights)
         self.spec = f'timm:{model}'
-        self.net = _network(model, weights, _tensors(weights, data))
+        self.net = _network(model, weights, state_dict)
         cfg = resolve_model_data_config(self.net)
         self.d, self.size = self.net.head_hidden_size, cfg['input_size'][1:]
         self.mode = 'bilinear' if cfg['interpolation'] == 'bilinear' else 'bicubic'
@@ -51,16 +49,6 @@ class Timm(Extractor):
     def embed(self, x: Tensor) -> Tensor:
         """What the network has before its classifier."""
         return self.net(x)
-
-
-def _tensors(path: str | Path, data: bytes) -> dict[str, Tensor]:
-    try:
-        if Path(path).suffix == '.safetensors':
-            return safetensors.torch.load(data)
-        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as error:  # both say in many ways that bytes make no sense
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise UserError(f'{path}: not a file of weights ({reason})') from error
 
 
 def _network(model: str, path: str | Path, weights: dict[str, Tensor]) -> nn.Module:

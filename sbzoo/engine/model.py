@@ -1,0 +1,77 @@
+"""The model of a config or a card, with the weights of a reference."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from sbzoo.checkpoint.cards import Card
+from sbzoo.checkpoint.io import check_fit, load
+from sbzoo.checkpoint.key_maps import GENERATOR, Weights, below
+from sbzoo.engine.options.config import load_config
+from sbzoo.errors import UserError
+from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.gan.models.gan import GAN
+from sbzoo.paths import ROOT
+
+
+def config_of(card: Card) -> Config:
+    """The config of a card, wherever it is called from.
+
+    Raises:
+        UserError: It has none.
+    """
+    if not card.config:
+        raise UserError(f'card {card.name}: no config here builds its model')
+    return load_config(card.config if '::' in card.config else str(ROOT / card.config))
+
+
+def scope_of(cfg: Config) -> AbstractContextManager:
+    """Where types without a library are looked up; what the user has set is left as it is."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet'))
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights and nothing downloaded."""
+    with scope_of(cfg):
+        return MODELS.build(cfg.model)
+
+
+def load_model(cfg: Config, reference: str | Path) -> nn.Module:
+    """The model of a config with the weights of a reference: ready to use, on the GPU if any.
+
+    Raises:
+        UserError: The weights cannot be had, or are of another model.
+    """
+    model = build_model(cfg)
+    model.load_state_dict(whole(load(reference)['state_dict'], model, reference))
+    return model.to(get_device()).eval()
+
+
+def whole(weights: Weights, model: nn.Module, source: str | Path) -> Weights:
+    """The state dict of a model with these weights, each of them and no other.
+
+    Of an adversarial model they may be those of what samples or translates alone, as cards have
+    them; the rest stays as it is.
+
+    Raises:
+        UserError: They are of another model.
+    """
+    of_generator = below(GENERATOR, weights)
+    if not isinstance(model, AdversarialModel) or len(of_generator) < len(weights):
+        return check_fit(source, weights, model)
+    part = model.sampler if isinstance(model, GAN) else model.generator
+    name = next(name for name, module in model.named_modules() if module is part)
+    weights = check_fit(source, of_generator, part)
+    return model.state_dict() | {f'{name}.{key}': value for key, value in weights.items()}
+
+
+def kind_of(cfg: Config) -> type:
+    """The class of a config's model."""
+    with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
+        return registry.get(cfg.model.type)
