@@ -52,14 +52,14 @@ class Card:
         summary: What it is, in a sentence or two.
         results: As measured by us, or as published.
         config: What loads the weights here, relative to the repository, or `mmdet::...`.
-        weights: A file beside the card, or an address; see `sbzoo.zoo.fetch`.
+        weights: A file beside the card, or a reference; see `sbzoo.checkpoint.resolve`.
         half: Whether the weights are kept in half precision, and the results are theirs.
         sha256: Of the weights, or the eight digits of it that are published.
         keymap: A row of `sbzoo.checkpoint.key_maps.KEYMAPS`, where the file has other names.
         prefix: What the keys that are wanted begin with, where the map leaves it open.
         norm: A spec of `sbzoo.norm`; of a GAN, that of its generator.
-        batch: Images a step and device.
-        accumulated: Steps for one update.
+        batch: Batch size per device.
+        accumulated: Gradient accumulation steps.
         seeds: Of the runs that the means are of; the weights are the first one's.
         data: That it was trained on, and tested on.
         source: The page that it is published at, empty for our own.
@@ -109,7 +109,7 @@ class Card:
 
     @property
     def reference(self) -> str:
-        """What `sbzoo.zoo.fetch` takes.
+        """Where its weights are, for `sbzoo.checkpoint.resolve`.
 
         Raises:
             UserError: The card has no weights.
@@ -131,7 +131,7 @@ def list_cards(
         task: `object-detection`, `unconditional-image-generation`, `image-to-image` or
             `image-classification`.
         norm: A spec; without its number of groups it stands for any.
-        batch: Images a step and device.
+        batch: Batch size per device.
         data: `coco`, `digits`, ...
 
     Raises:

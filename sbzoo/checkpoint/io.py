@@ -1,4 +1,4 @@
-"""Checkpoints are data: written whole or not at all, read without running code, checked for fit.
+"""Checkpoint I/O: atomic writes, safe reading that runs no code, strict or partial state dicts.
 
 mmengine reads by this module too, so that `load_from` and `init_cfg` of any config do.
 """
@@ -54,7 +54,8 @@ def load(reference: str | Path, sha256: str | None = None) -> dict:
         `state_dict`, `meta`, and what else was saved; on the CPU.
 
     Raises:
-        UserError: The file cannot be had, is broken, or would run code when read.
+        UserError: The file is not found, cannot be downloaded, is broken, or would run code when
+            read.
     """
     path = resolve(reference, sha256)
     checkpoint = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
@@ -132,7 +133,7 @@ def load_from_reference(reference: str, map_location: str | None = None) -> dict
     return load(reference)
 
 
-# mmengine's own ways to fetch pavi:// and s3:// stay; it must not unpickle what it is warned of.
+# pavi:// and s3:// are still downloaded by mmengine, which would fall back on unsafe unpickling.
 mmengine_checkpoint._safe_torch_load = lambda file, map_location=None, **_: _read_torch(file)
 
 

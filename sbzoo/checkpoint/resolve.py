@@ -1,4 +1,4 @@
-"""Weights by reference: one local file, with its sha256 checked every time."""
+"""Resolves references to weights (path, card, hub, URL) to one local file of checked sha256."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def resolve(reference: str | Path, sha256: str | None = None) -> Path:
         sha256: What it has to be, or its first digits; a card has its own.
 
     Raises:
-        UserError: There is no such file, it cannot be had, or it is not what it should be. What
-            comes and is not is not kept.
+        UserError: There is no such file, it cannot be downloaded, or its sha256 is wrong; such
+            a download is not kept.
     """
     reference, sha256 = str(reference), sha256 and sha256.lower()
     if reference.startswith(CARD):
@@ -59,13 +59,13 @@ def resolve(reference: str | Path, sha256: str | None = None) -> Path:
         return resolve(found.reference, sha256 or found.sha256)
     place = address(reference)
     if place and '://' in place:
-        return _fetch_url(place, sha256 or digits_in_name(place))
+        return _cached_download(place, sha256 or digits_in_name(place))
     path = Path(place or reference).expanduser()
     path = _newest(path) if path.is_dir() else path
     if not path.is_file():
         raise UserError(f'{path}: no such file of weights')
     if sha256 and not digest_of(path).startswith(sha256):
-        raise UserError(_wrong(path, sha256, 'get it again'))
+        raise UserError(_wrong(path, sha256, 'download it again'))
     return path
 
 
@@ -133,19 +133,19 @@ def digits_in_name(url: str) -> str | None:
     return match[1] if match and not re.match(DATE, match[1]) else None
 
 
-def _fetch_url(url: str, sha256: str | None) -> Path:
+def _cached_download(url: str, sha256: str | None) -> Path:
     path = _of_torch_hub(url, sha256) or cached(url)
     if not _is_there(path, sha256):  # a cache that is there may be one that only can be read
         if path.exists():  # it stays until there is a better one: the hash may be mistyped
-            _say(_wrong(path, sha256, 'getting it again'))
+            _log(_wrong(path, sha256, 'downloading it again'))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            if not _is_there(path, sha256):  # nor has another process brought it
-                _bring(url, path, sha256)
+        with _lock(path):
+            if not _is_there(path, sha256):  # nor has another process downloaded it
+                _download(url, path, sha256)
     if not sha256:
-        _say(f'{path.name}: no sha256 of it is published, so it is not checked')
+        _log(f'{path.name}: no sha256 of it is published, so it is not checked')
     elif len(sha256) < WHOLE:
-        _say(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
+        _log(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
     return path
 
 
@@ -160,19 +160,19 @@ def _is_there(path: Path, sha256: str | None) -> bool:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process fetches this file."""
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that other processes may download too."""
     lock = FileLock(f'{path}.lock')
     try:
         held = lock.acquire(timeout=1)
     except Timeout:
-        _say(f'{path.name}: waiting for another process that fetches it')
+        _log(f'{path.name}: waiting for another process that downloads it')
         held = lock.acquire()
     with held:
         yield
 
 
-def _bring(url: str, path: Path, sha256: str | None) -> None:
+def _download(url: str, path: Path, sha256: str | None) -> None:
     """Download to a name beside `path`, which gets its own when it is what it should be."""
     part = path.with_name(f'{path.name}.part')
     try:
@@ -205,5 +205,5 @@ def _wrong(path: Path, sha256: str, what: str) -> str:
     return f'{name}: wrong sha256, want {sha256}, got {got}; {what}'
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr)

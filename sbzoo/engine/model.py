@@ -46,7 +46,7 @@ def load_model(cfg: Config, reference: str | Path) -> nn.Module:
     """The model of a config with the weights of a reference: ready to use, on the GPU if any.
 
     Raises:
-        UserError: The weights cannot be had, or are of another model.
+        UserError: The weights are not found, cannot be downloaded, or are of another model.
     """
     model = build_model(cfg)
     model.load_state_dict(whole(load(reference)['state_dict'], model, reference))

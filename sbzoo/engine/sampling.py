@@ -40,8 +40,8 @@ def load_generator(cfg: Config, reference: str | Path) -> AdversarialModel:
     """The adversarial model of a config with the weights of a reference; see `load_model`.
 
     Raises:
-        UserError: The config is of a detector, say, or the weights cannot be had or are of another
-            model.
+        UserError: The config is of a detector, say, or the weights are not found, cannot be
+            downloaded, or are of another model.
     """
     kind = kind_of(cfg)
     if not issubclass(kind, AdversarialModel):
@@ -52,7 +52,7 @@ def load_generator(cfg: Config, reference: str | Path) -> AdversarialModel:
 def sample(
     model: GAN, seeds: Sequence[int], labels: Sequence[int] | None = None, **options: float
 ) -> Iterator[Tensor]:
-    """Sample an image, uint8 [3, S, S], for each seed; labels, if any, go round.
+    """Sample an image, uint8 [3, S, S], for each seed; labels, if any, are cycled.
 
     Raises:
         UserError: Labels or options that the generator does not take.
@@ -124,7 +124,7 @@ def slerp(start: Tensor, end: Tensor, fraction: float) -> Tensor:
 
 
 def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Tensor]:
-    """Translate the images of a folder, their central squares at `size` pixels."""
+    """Translate the images of a folder, centre-cropped and resized to `size` pixels."""
 
     def batch(chunk: Sequence[int]) -> Tensor:
         crops = [to_tensor(center_crop(read_rgb(folder.paths[i]), size)) for i in chunk]

@@ -23,7 +23,7 @@ def evaluate(cfg: Config, reference: str) -> dict[str, float]:
     """The metrics of weights by a config of their model, by the names that cards have.
 
     Raises:
-        UserError: The weights cannot be had, or are of another model.
+        UserError: The weights are not found, cannot be downloaded, or are of another model.
     """
     use_sbzoo(cfg)
     # mmengine keeps visualizers by name, and so the folder of the one before

@@ -21,7 +21,7 @@ FILE = CARDS / 'published.yml'
 INDEX, METAFILE = 'README.md', 'metafile.yml'
 JOINED = ('weights', 'config')  # a card's is put behind its group's
 ADDED = ('limits',)
-COLUMNS = ('card', 'norm', 'images a step', 'data', 'result', 'protocol')  # of the index
+COLUMNS = ('card', 'norm', 'batch size', 'data', 'result', 'protocol')  # of the index
 
 
 def published(file: Path = FILE) -> list[Card]:

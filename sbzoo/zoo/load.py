@@ -30,7 +30,7 @@ Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uin
 
 @dataclass(frozen=True)
 class Detections:
-    """What is found in one picture, the surest first.
+    """The detections in one picture, sorted by score.
 
     Attributes:
         boxes: [N, 4], left, top, right and bottom in pixels of the picture.
@@ -97,7 +97,7 @@ class Generator:
         Args:
             num: How many.
             seed: Of the first.
-            labels: Of a conditional generator; they go round, all classes by default.
+            labels: Of a conditional generator; they are cycled, all classes by default.
         """
         return torch.stack(list(sample(self.model, range(seed, seed + num), labels)))
 
@@ -117,7 +117,7 @@ class Translator:
     def translate(self, image: Picture) -> Tensor:
         """Translate a file, a Pillow image, or RGB pixels uint8 [H, W, 3], to uint8 [3, S, S].
 
-        Its central square is resized to S pixels.
+        It is centre-cropped to a square and resized to S pixels.
 
         Raises:
             UserError: There is no such image, or these are no such pixels.
@@ -132,8 +132,8 @@ def load(name: str) -> Detector | Generator | Translator:
     """The model of a card, on the GPU if there is one.
 
     Raises:
-        UserError: No such card, it is of no model that can be built here, or its weights cannot be
-            had or are of another model.
+        UserError: No such card, it is of no model that can be built here, or its weights are
+            not found, cannot be downloaded, or are of another model.
     """
     found = card(name)
     if not found.config or found.task == 'image-classification':

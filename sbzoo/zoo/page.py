@@ -38,7 +38,8 @@ print(model.{{ call }})
 python tools/train.py {{ card.config }} --data DIR
 ```
 {% elif card.weights %}
-No config of sbzoo loads it; `sbzoo.zoo.fetch('card://{{ card.name }}')` is the checked file.
+No config of sbzoo loads it; `sbzoo.checkpoint.resolve.resolve('card://{{ card.name }}')` is the
+checked file.
 {% else %}
 Its weights are not published.
 {% endif %}
@@ -143,9 +144,9 @@ def _facts(card: Card) -> dict[str, str]:
         'task': TASKS[card.task],
         'data': card.data,
         'norm': card.norm and f'`{card.norm}`',
-        'images a step and device': card.batch,
+        'batch size per device': card.batch,
         'devices': card.devices,
-        'steps for one update': card.accumulated,
+        'gradient accumulation steps': card.accumulated,
         'schedule': card.training,
         'seeds': ', '.join(map(str, card.seeds)),
         'pixels': card.preprocessing,

@@ -121,7 +121,7 @@ def _card(runs: Sequence[Run], name: str) -> Card:
     return Card(
         name or re.sub(r'_b\d+$', f'_b{batch}', config.stem),
         task,
-        f'{_model_name(cfg.model)}, trained on {data}, {batch} image{"s" * (batch > 1)} a step.',
+        f'{_model_name(cfg.model)}, trained on {data} at batch size {batch}.',
         data,
         results=tuple(_results(runs)),
         config=config.relative_to(ROOT).as_posix(),

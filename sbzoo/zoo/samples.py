@@ -13,7 +13,7 @@ BATCH = 64  # images sampled at once
 
 
 class CardSamples(Dataset):
-    """Images of a card's generator, number i from seed i; labels, if any, go round.
+    """Images of a card's generator, number i from seed i; labels, if any, are cycled.
 
     An item is `dict(inputs=uint8 RGB [3, S, S])`. Items are sampled in batches, of which the last
     is kept: read them in order.

@@ -287,7 +287,7 @@ def test_a_page_is_no_file(server, cache):
 
 def test_a_cache_that_can_only_be_read(server, monkeypatch):
     path = resolve(server.url('whole'), SHA256)
-    monkeypatch.setattr(store, '_alone', None)  # which writes a lock
+    monkeypatch.setattr(store, '_lock', None)  # which writes a lock
     assert resolve(server.url('whole'), SHA256) == path
 
 
