@@ -21,7 +21,7 @@ model = dict(
         type='StyleGAN2Discriminator', image_size=32, base_channels=32, max_channels=128
     ),
     loss='non-saturating',
-    # 0.0002 times the pixels of an image over the images a step, the rule of StyleGAN2-ADA's code
+    # 0.0002 times the pixels of an image over the batch size, the rule of StyleGAN2-ADA's code
     penalties=[dict(type='r1', weight=0.0002 * 32**2 / 8, interval=16)],
     augment='color,translation,cutout',
     ema=dict(half_life=5000),

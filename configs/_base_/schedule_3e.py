@@ -1,6 +1,6 @@
 # 3 epochs, no augmentation: a quarter of an epoch of warm-up, then a cosine. The learning rate is
-# 0.01 an image of the batch (linear scaling) and all else is counted in epochs, so one recipe
-# serves every batch.
+# 0.01 x batch size (linear scaling) and all else is counted in epochs, so one recipe serves every
+# batch size.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

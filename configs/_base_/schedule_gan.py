@@ -1,5 +1,5 @@
-# 8 epochs, counted in steps of the discriminator. Both players have Adam without momentum at one
-# learning rate, as SNGAN has it, whatever the batch.
+# 8 epochs, counted in steps of the discriminator. Generator and discriminator have Adam
+# without momentum at one learning rate, as SNGAN has it, whatever the batch size.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

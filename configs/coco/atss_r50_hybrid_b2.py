@@ -1,6 +1,6 @@
-# ATSS, hybrid norm, 2 images a step. Not trained here.
+# ATSS, hybrid norm, batch size 2. Not trained here.
 #   python tools/train.py configs/coco/atss_r50_hybrid_b2.py --data DIR
-# Nearest published: AP 39.4, frozen BN, GN head, 16 images a step
+# Nearest published: AP 39.4, frozen BN, GN head, batch size 16
 # (MMDetection, atss_r50_fpn_1x_coco).
 _base_ = ['./_base_/atss.py', './_base_/hybrid.py']
 model = _base_.trunk

@@ -1,6 +1,6 @@
-# Cascade R-CNN, frozen batch norm, 2 images a step. Not trained here.
+# Cascade R-CNN, frozen batch norm, batch size 2. Not trained here.
 #   python tools/train.py configs/coco/cascade_rcnn_r50_fbn_b2.py --data DIR
-# Nearest published: AP 40.3, frozen BN, 16 images a step
+# Nearest published: AP 40.3, frozen BN, batch size 16
 # (MMDetection, cascade-rcnn_r50_fpn_1x_coco).
 _base_ = ['./_base_/cascade_rcnn.py', './_base_/fbn.py']
 model = _base_.trunk

@@ -1,6 +1,6 @@
-# RetinaNet, frozen batch norm, 2 images a step. Not trained here.
+# RetinaNet, frozen batch norm, batch size 2. Not trained here.
 #   python tools/train.py configs/coco/retinanet_r50_fbn_b2.py --data DIR
-# Nearest published: AP 36.5, frozen BN, 16 images a step
+# Nearest published: AP 36.5, frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = ['./_base_/retinanet.py', './_base_/fbn.py']
 model = _base_.trunk

@@ -1,6 +1,6 @@
-# RetinaNet, group norm and weight standardisation, 2 images a step. Not trained here.
+# RetinaNet, group norm and weight standardisation, batch size 2. Not trained here.
 #   python tools/train.py configs/coco/retinanet_r50_gn_ws_b2.py --data DIR
-# Nearest published: AP 36.5, frozen BN, 16 images a step
+# Nearest published: AP 36.5, frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = ['./_base_/retinanet.py', './_base_/gn_ws.py']
 model = dict(**_base_.trunk, bbox_head=dict(conv_cfg=dict(type='ConvWS')))

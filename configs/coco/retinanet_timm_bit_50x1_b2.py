@@ -1,8 +1,8 @@
-# RetinaNet, 2 images a step, on timm's BiT ResNetV2-50x1, group norm and weight standardisation
+# RetinaNet, batch size 2, on timm's BiT ResNetV2-50x1, group norm and weight standardisation
 # (Kolesnikov et al. 2019, arXiv 1912.11370).
 # Not trained here. The weights, resnetv2_50x1_bit.goog_in21k_ft_in1k, come from timm.
 #   python tools/train.py configs/coco/retinanet_timm_bit_50x1_b2.py --data DIR
-# Nearest published: AP 36.5, R50 with frozen BN, 16 images a step
+# Nearest published: AP 36.5, R50 with frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = './_base_/retinanet.py'
 model = dict(

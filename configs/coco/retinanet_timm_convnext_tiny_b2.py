@@ -1,8 +1,8 @@
-# RetinaNet, 2 images a step, on timm's ConvNeXt-tiny, per-pixel layer norm
+# RetinaNet, batch size 2, on timm's ConvNeXt-tiny, per-pixel layer norm
 # (Liu et al. 2022, arXiv 2201.03545).
 # Not trained here. The weights, convnext_tiny.fb_in1k, come from timm.
 #   python tools/train.py configs/coco/retinanet_timm_convnext_tiny_b2.py --data DIR
-# Nearest published: AP 36.5, R50 with frozen BN, 16 images a step
+# Nearest published: AP 36.5, R50 with frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = './_base_/retinanet.py'
 model = dict(

@@ -1,8 +1,8 @@
-# RetinaNet, 2 images a step, on timm's ResNetV2-50d with EvoNorm-S0
+# RetinaNet, batch size 2, on timm's ResNetV2-50d with EvoNorm-S0
 # (Liu et al. 2020, arXiv 2004.02967).
 # Not trained here. The weights, resnetv2_50d_evos.ah_in1k, come from timm.
 #   python tools/train.py configs/coco/retinanet_timm_evos_50d_b2.py --data DIR
-# Nearest published: AP 36.5, R50 with frozen BN, 16 images a step
+# Nearest published: AP 36.5, R50 with frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = './_base_/retinanet.py'
 model = dict(

@@ -1,7 +1,7 @@
-# RetinaNet, 2 images a step, on timm's ResNet-50 with group norm (RSB recipe, ImageNet top-1 80.1).
+# RetinaNet, batch size 2, on timm's ResNet-50 with group norm (RSB recipe, ImageNet top-1 80.1).
 # Not trained here. The weights, resnet50_gn.a1h_in1k, come from timm.
 #   python tools/train.py configs/coco/retinanet_timm_resnet50_gn_b2.py --data DIR
-# Nearest published: AP 36.5, R50 with frozen BN, 16 images a step
+# Nearest published: AP 36.5, R50 with frozen BN, batch size 16
 # (MMDetection, retinanet_r50_fpn_1x_coco).
 _base_ = './_base_/retinanet.py'
 model = dict(

@@ -1,5 +1,5 @@
-# RTMDet-tiny, group norm, 2 images a step. Not trained here.
+# RTMDet-tiny, group norm, batch size 2. Not trained here.
 #   python tools/train.py configs/coco/rtmdet_tiny_gn_b2.py --data DIR
-# Nearest published: AP 40.9, SyncBN, 256 images a step
+# Nearest published: AP 40.9, SyncBN, batch size 256
 # (MMDetection, rtmdet_tiny_8xb32-300e_coco).
 _base_ = './_base_/rtmdet_tiny.py'

@@ -1,6 +1,6 @@
-# CycleGAN on horse2zebra, instance norm, one image a step, as published. Not trained here.
+# CycleGAN on horse2zebra, instance norm, batch size 1, as published. Not trained here.
 #   python tools/train.py configs/gan/cyclegan_horse2zebra_in_b1.py --data data/horse2zebra
-# Published: FID 64.52 to zebras, 141.15 to horses (MMagic 1.2.0, its own training, 1 image a step).
+# Published: FID 64.52 to zebras, 141.15 to horses (MMagic 1.2.0, its own training, batch size 1).
 _base_ = [
     './_base_/horse2zebra.py',
     '../_base_/schedule_gan.py',
@@ -20,8 +20,8 @@ optim_wrapper = dict(
 )
 # From epoch 101 on it falls by 1 / 101 each, so that epoch 200 still learns, as published.
 param_scheduler = {
-    player: [dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=99, end=201)]
-    for player in ('generator', 'discriminator')
+    network: [dict(type='LinearLR', start_factor=1.0, end_factor=0.0, begin=99, end=201)]
+    for network in ('generator', 'discriminator')
 }
 val_evaluator = dict(
     type='FrechetDistance', extractor='inception', real=_base_.data_root + '/testB'

@@ -1,5 +1,5 @@
-# DCGAN at its published width on any folder of faces at 64 x 64 pixels, gn in the generator, 8
-# images a step. Not trained here.
+# DCGAN at its published width on any folder of faces at 64 x 64 pixels, gn in the generator,
+# batch size 8. Not trained here.
 #   python tools/train.py configs/gan/dcgan_celeba64_gn_b8.py --data data/celeba
 # Nearest published: FID 11.93, the same networks with batch norm and least squares, 128 images a
 # step (MMagic 1.2.0, lsgan_celeba-cropped_dcgan-archi_lr-1e-3_64_b128x1_12m).

@@ -1,4 +1,4 @@
-# pix2pix on facades (files of two images side by side), instance norm, one image a step; to train
+# pix2pix on facades (files of two images side by side), instance norm, batch size 1; to train
 # from labels (right half) to photographs (left half). Not trained here.
 #   python tools/train.py configs/gan/pix2pix_facades_in_b1.py --data data/facades
 # Published: FID 124.98 (MMagic 1.2.0, its own training), 119.14 (the authors' weights, evaluated by

@@ -1,4 +1,4 @@
-# R3GAN on any folder of faces at 64 x 64 pixels, 8 images a step with 32 accumulated. Not trained
+# R3GAN on any folder of faces at 64 x 64 pixels, batch size 8, 32 batches accumulated. Not trained
 # here.
 #   python tools/train.py configs/gan/r3gan_ffhq64_b8.py --data data/ffhq
 # Nearest published: FID 2.75 at 256 x 256 pixels (Huang et al. 2024, arXiv 2501.05441).

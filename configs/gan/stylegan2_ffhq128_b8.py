@@ -1,6 +1,6 @@
-# StyleGAN2 on any folder of faces at 128 x 128 pixels, 8 images a step. Not trained here.
+# StyleGAN2 on any folder of faces at 128 x 128 pixels, batch size 8. Not trained here.
 #   python tools/train.py configs/gan/stylegan2_ffhq128_b8.py --data data/ffhq
-# Nearest published: FID 3.99 at 256 x 256 pixels, 32 images a step (MMagic 1.2.0,
+# Nearest published: FID 3.99 at 256 x 256 pixels, batch size 32 (MMagic 1.2.0,
 # stylegan2_c2_ffhq_256_b4x8).
 _base_ = [
     './_base_/image_folder_128.py',

@@ -168,9 +168,9 @@ def read_curves(work_dir: str | Path) -> dict[str, Curve]:
 def draw_curves(work_dir: str | Path) -> Path | None:
     """Draw losses, gradient noise scale and alphas to `curves.png`; None if none was logged."""
     curves = read_curves(work_dir)
-    of_players = {name[5:]: curve for name, curve in curves.items() if name.startswith('loss_')}
+    of_networks = {name[5:]: curve for name, curve in curves.items() if name.startswith('loss_')}
     panels = {
-        'loss': {'': curves['loss']} if 'loss' in curves else of_players,
+        'loss': {'': curves['loss']} if 'loss' in curves else of_networks,
         'noise scale (images)': {'': curves['noise_scale']},
         'alpha': {n[6:]: curve for n, curve in curves.items() if n.startswith('alpha/')},
     }

@@ -133,7 +133,7 @@ def test_the_option_batch_leaves_the_learning_rate(norm, batch):
         assert load_config(f'configs/dcgan_{norm}_b1.py').to_dict() == wanted.to_dict()
 
 
-def test_options_reach_both_players():
+def test_options_reach_generator_and_discriminator():
     cfg = load_config('configs/dcgan_gn_b2.py')
     set_lr(cfg, '1e-3')
     set_accumulate(cfg, 4)
@@ -144,7 +144,7 @@ def test_options_reach_both_players():
 
 def test_noise_scale_is_not_of_gans():
     cfg = load_config('configs/dcgan_gn_b2.py')
-    with pytest.raises(UserError, match='two players'):
+    with pytest.raises(UserError, match='a GAN has two, of generator and discriminator'):
         set_noise_scale(cfg, 100)
 
 

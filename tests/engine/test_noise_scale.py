@@ -193,7 +193,7 @@ def test_words_for_what_was_found():
     assert explain(hub) is None
     hub.update_info(INFO, dict(decay=0.9, measured=3, signal_sum=2.0, noise_sum=6.2))
     assert explain(hub).startswith(
-        'about 3.1 images a step is where more images stop paying (measurements: 3)'
+        'larger batches stop paying at about batch size 3.1 (measurements: 3)'
     )
     hub.update_info(INFO, dict(decay=0.9, measured=3, signal_sum=0.05, noise_sum=6.2))
     assert explain(hub).startswith('about 120 images')

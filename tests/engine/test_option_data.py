@@ -131,7 +131,7 @@ def test_what_comes_late_in_a_schedule_is_stretched_with_it():
     assert switch.num_last_epochs == 3
 
 
-def test_schedules_of_players_are_stretched():
+def test_schedules_of_both_networks_are_stretched():
     cfg = load_config('configs/gan/cyclegan_horse2zebra_in_b1.py')
     before = cfg.param_scheduler.generator[0]
     set_epochs(cfg, 20)

@@ -170,7 +170,7 @@ def test_trains_mmdetection_configs_with_another_norm(digits, tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     assert 'norm gn: ResNet' in done.stdout
-    assert 'lr auto: 0.02 for 16 images a step, so 0.0025' in done.stdout
+    assert 'lr auto: 0.02 for batch size 16, so 0.0025' in done.stdout
     assert len(losses(tmp_path)) == 4
     metrics = json.loads((tmp_path / 'result.json').read_text())['metrics']
     assert ('coco/segm_mAP' in metrics) == name.startswith('mask')

@@ -11,7 +11,7 @@ model = dict(
     roi_head=dict(bbox_head=[{**stage, **box_head} for stage in _base_.model.roi_head.bbox_head]),
 )
 train_dataloader = dict(batch_size=2, persistent_workers=False)
-optim_wrapper = dict(optimizer=dict(lr=0.02 * 2 / 16))  # MMDetection's, for 16 images a step
+optim_wrapper = dict(optimizer=dict(lr=0.02 * 2 / 16))  # MMDetection's, for batch size 16
 auto_scale_lr = dict(base_batch_size=2)
 custom_hooks = _base_.sbzoo.hooks
 default_hooks = dict(checkpoint=_base_.sbzoo.checkpoint)

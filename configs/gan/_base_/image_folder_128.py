@@ -1,4 +1,4 @@
-# Any folder of images, at 128 x 128 pixels: the central square of each, by Lanczos' filter.
+# Any folder of images, at 128 x 128 pixels: the centre crop of each, by Lanczos' filter.
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,

@@ -13,7 +13,10 @@ from sbzoo.norm.recompute import make_lean
 
 @HOOKS.register_module()
 class LeanHook(Hook):
-    """Trains in less memory, with the same gradients; see `sbzoo.norm.recompute`."""
+    """Recomputes activations in the backward: the same gradients in less memory.
+
+    See `sbzoo.norm.recompute`.
+    """
 
     def before_train(self, runner: Runner) -> None:
         """Make the forward of a detector lean, or of a GAN's generator.

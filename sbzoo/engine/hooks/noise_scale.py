@@ -2,7 +2,7 @@
 
 The gradient of a batch of B images is the true gradient G and noise of covariance Sigma / B. At
 B = tr(Sigma) / |G|^2, the simple noise scale, both are of one size: a smaller batch makes as much
-progress an image, a much larger one pays for images that hardly change the step.
+progress per image, a much larger one pays for images that hardly change the step.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def explain(hub: MessageHub) -> str | None:
         return None
     count = f'measurements: {found["measurements"]}'
     if found['images'] is None:
-        return f'no limit found to the images a step that pay ({count})'
+        return f'no limit found to the batch size that pays ({count})'
     images = float(f'{found["images"]:.2g}')
-    return f'about {images:g} images a step is where more images stop paying ({count})'
+    return f'larger batches stop paying at about batch size {images:g} ({count})'
 
 
 @HOOKS.register_module()

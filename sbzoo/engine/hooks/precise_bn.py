@@ -1,4 +1,4 @@
-"""Batch norms are evaluated with the statistics of many images, not of the newest few."""
+"""Precise BN: running statistics of many images, not of the newest few batches."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.engine.options.schedule import (
-    say_if_lr_is_for_another_batch,
     set_accumulate,
     set_batch,
     set_epochs,
     set_lr,
+    warn_if_lr_is_for_another_batch,
 )
 from sbzoo.errors import UserError
 
@@ -80,7 +80,7 @@ def build_config(args: argparse.Namespace) -> Config:
         if value is not None and value is not False:  # 0 is a seed
             change(cfg, value)
     if 'lr' in args and args.lr is None:
-        say_if_lr_is_for_another_batch(cfg)
+        warn_if_lr_is_for_another_batch(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     return cfg
 
@@ -142,7 +142,9 @@ def set_noise_scale(cfg: Config, interval: int) -> None:
         UserError: The config is of a GAN, which has no one gradient.
     """
     if 'optimizer' not in cfg.optim_wrapper:
-        raise UserError('--noise-scale: it is of one loss, and a GAN has two players')
+        raise UserError(
+            '--noise-scale: it is of one loss, and a GAN has two, of generator and discriminator'
+        )
     hook = dict(type='GradientNoiseScaleHook', interval=interval)
     cfg.custom_hooks = [h for h in cfg.custom_hooks if h['type'] != hook['type']] + [hook]
 

@@ -21,8 +21,8 @@ def set_norm(cfg: Config, spec: str) -> None:
 
     Where a `norm_cfg` (or `norm`, of sbzoo's own backbones) names a norm of images, or does so by
     default, it is replaced; a layer norm stays, and what is deliberately without (a RetinaNet
-    head, say) stays so. The norms that no `norm_cfg` reaches are turned as the model is built, by
-    `WithNorm`.
+    head, say) stays so. `WithNorm` replaces the normalization layers that no `norm_cfg` reaches as
+    the model is built.
 
     Raises:
         UserError: Unknown spec.
@@ -81,10 +81,10 @@ def _registered(name: str) -> Callable | None:
 
 @MODELS.register_module('WithNorm')
 def build_with_norm(architecture: str, norm: str, **parts) -> nn.Module:
-    """Build `architecture` from its `parts` and turn the norms that no `norm_cfg` reached.
+    """Build `architecture` from its `parts` and replace the normalization layers left.
 
     In a config, `model = dict(type='WithNorm', norm='gn', architecture='FasterRCNN', ...)`. The
-    result is the detector itself, with its own keys. Its norms are turned before any weight is
+    result is the detector itself, with its own keys. Its layers are replaced before any weight is
     loaded, and before the optimizer or a distributed wrapper sees the parameters; a hook would
     come too late for all three.
 

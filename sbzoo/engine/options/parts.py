@@ -46,7 +46,7 @@ def leaf(dataset: ConfigDict) -> ConfigDict:
 
 
 def wrappers_of(optim_wrapper: dict) -> list[dict]:
-    """The configs of a training's optimizer wrappers: one, or one for each player."""
+    """The configs of a training's optimizer wrappers: one, or of a GAN one for each network."""
     if 'optimizer' in optim_wrapper:
         return [optim_wrapper]
     return [value for value in optim_wrapper.values() if isinstance(value, dict)]

@@ -1,4 +1,4 @@
-"""Epochs, learning rate and images a step, as the options of the tools set them."""
+"""Schedule, linear learning rate scaling, batch size and gradient accumulation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def set_epochs(cfg: Config, epochs: int) -> None:
 
 
 def _schedulers(given: dict | list) -> Iterator[dict]:
-    """Those of a config: one, a list of them, or such for each player of a GAN."""
+    """Those of a config: one, a list of them, or such for generator and discriminator."""
     if isinstance(given, dict) and 'type' in given:
         yield given
         return
@@ -77,8 +77,8 @@ def _stretch(scheduler: dict, ratio: float) -> None:
 def set_lr(cfg: Config, lr: str) -> None:
     """Set the learning rate to a number, or scale the config's with `auto`.
 
-    `auto` is the linear rule (Goyal et al. 2017, arXiv 1706.02677): devices x images a device x
-    accumulated steps, over the `base_batch_size` that the config's learning rate is for.
+    `auto` is linear scaling (Goyal et al. 2017, arXiv 1706.02677): devices x batch size per device
+    x accumulated batches, over the `base_batch_size` that the config's learning rate is for.
 
     Raises:
         UserError: Neither a positive number nor `auto`.
@@ -92,14 +92,14 @@ def set_lr(cfg: Config, lr: str) -> None:
     if not base:
         print_log('lr auto: the config names no base_batch_size, so its lr stays', logger='current')
         return
-    images, factors = _images_a_step(cfg)
+    total, factors = _total_batch_size(cfg)
     for optimizer in optimizers:
-        old, optimizer.lr = optimizer.lr, optimizer.lr * images / base
+        old, optimizer.lr = optimizer.lr, optimizer.lr * total / base
         print_log(
-            f'lr auto: {old:g} for {base} images a step, so {optimizer.lr:g} for {factors}',
+            f'lr auto: {old:g} for batch size {base}, so {optimizer.lr:g} for {factors}',
             logger='current',
         )
-    cfg.auto_scale_lr = dict(enable=False, base_batch_size=images)
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=total)
 
 
 def _positive(lr: str) -> float:
@@ -112,11 +112,11 @@ def _positive(lr: str) -> float:
     return value
 
 
-def _images_a_step(cfg: Config) -> tuple[int, str]:
+def _total_batch_size(cfg: Config) -> tuple[int, str]:
     devices = _devices(cfg.get('launcher', 'none'))
     batch = cfg.train_dataloader.batch_size
     accumulated = wrappers_of(cfg.optim_wrapper)[0].get('accumulative_counts', 1)
-    factors = f'{devices} device(s) x {batch} image(s) x {accumulated} accumulated'
+    factors = f'{devices} device(s) x batch size {batch} x {accumulated} accumulated'
     return devices * batch * accumulated, factors
 
 
@@ -130,14 +130,14 @@ def _devices(launcher: str) -> int:
     return int(os.environ[variable])
 
 
-def say_if_lr_is_for_another_batch(cfg: Config) -> None:
-    """Warn that the learning rate is kept though the images a step are not the config's."""
+def warn_if_lr_is_for_another_batch(cfg: Config) -> None:
+    """Warn that the learning rate is kept though the total batch size is not the config's."""
     base = cfg.get('auto_scale_lr', {}).get('base_batch_size')
-    images, factors = _images_a_step(cfg)
-    if base and base != images:
+    total, factors = _total_batch_size(cfg)
+    if base and base != total:
         lr = wrappers_of(cfg.optim_wrapper)[0].optimizer.lr
         print_log(
-            f'lr {lr:g} stays, though the config means it for {base} images a step and this run '
+            f'lr {lr:g} stays, though the config means it for batch size {base} and this run '
             f'takes {factors}; --lr auto scales it',
             logger='current',
             level=logging.WARNING,
@@ -145,13 +145,13 @@ def say_if_lr_is_for_another_batch(cfg: Config) -> None:
 
 
 def set_batch(cfg: Config, batch: int) -> None:
-    """Take `batch` images a step and device, with the learning rate scaled to them."""
+    """Set the batch size per device, with the learning rate scaled to it."""
     cfg.train_dataloader.batch_size = batch
     set_lr(cfg, 'auto')
 
 
 def set_accumulate(cfg: Config, batches: int) -> None:
-    """Add the gradients of `batches` batches up for one step of the optimizer."""
+    """Gradient accumulation over `batches` batches, with the learning rate scaled to them."""
     for wrapper in wrappers_of(cfg.optim_wrapper):
         wrapper.accumulative_counts = batches
     set_lr(cfg, 'auto')
