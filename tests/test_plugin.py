@@ -1,5 +1,6 @@
 """`import sbzoo` makes a plugin of it, in whatever order it and its hosts are imported."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -73,9 +74,11 @@ def test_base_configs_of_the_package(tmp_path):
 @pytest.fixture(scope='module')
 def site(tmp_path_factory) -> Path:
     """What a wheel installs."""
-    folder = tmp_path_factory.mktemp('site')
+    folder, source = tmp_path_factory.mktemp('site'), tmp_path_factory.mktemp('source') / 'sbzoo'
+    others = shutil.ignore_patterns('.git', '.venv', 'build', 'work_dirs', '__pycache__')
+    shutil.copytree(ROOT, source, symlinks=True, ignore=others)  # a build leaves files behind
     options = '--no-deps', '--no-build-isolation', '--no-index', '--quiet'
-    build = [sys.executable, '-m', 'pip', 'wheel', *options, '--wheel-dir', str(folder), str(ROOT)]
+    build = [sys.executable, '-m', 'pip', 'wheel', *options, '--wheel-dir', str(folder), str(source)]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob('*.whl')
