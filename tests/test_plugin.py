@@ -78,8 +78,8 @@ def site(tmp_path_factory) -> Path:
     others = shutil.ignore_patterns('.git', '.venv', 'build', 'work_dirs', '__pycache__')
     shutil.copytree(ROOT, source, symlinks=True, ignore=others)  # a build leaves files behind
     options = '--no-deps', '--no-build-isolation', '--no-index', '--quiet'
-    build = [sys.executable, '-m', 'pip', 'wheel', *options, '--wheel-dir', str(folder), str(source)]
-    done = subprocess.run(build, capture_output=True, text=True)
+    build = [sys.executable, '-m', 'pip', 'wheel', *options, '--wheel-dir', str(folder)]
+    done = subprocess.run([*build, str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob('*.whl')
     zipfile.ZipFile(wheel).extractall(folder)
