@@ -196,7 +196,7 @@ def test_words_for_what_was_found():
         'larger batches stop paying at about batch size 3.1 (measurements: 3)'
     )
     hub.update_info(INFO, dict(decay=0.9, measured=3, signal_sum=0.05, noise_sum=6.2))
-    assert explain(hub).startswith('about 120 images')
+    assert explain(hub).startswith('larger batches stop paying at about batch size 120 (')
     hub.update_info(INFO, dict(decay=0.9, measured=3, signal_sum=-2.0, noise_sum=6.2))
     assert explain(hub).startswith('no limit found')
 
