@@ -1,5 +1,6 @@
 """`import sbzoo` makes a plugin of it, in whatever order it and its hosts are imported."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ SCOPE = "from mmengine.registry import init_default_scope; init_default_scope('m
 def python(script: str, cwd: Path = ROOT) -> str:
     """What a script prints, in a process of its own."""
     command = [sys.executable, '-c', script]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    known = {k: v for k, v in os.environ.items() if k != 'SBZOO_CACHE'}  # mmengine logs its use
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=known)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
