@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('config', nargs='?', help='a config file')
     add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
-    add('--card', metavar='NAME', help='a model card instead; tools/cards.py lists them')
+    add('--card', metavar='NAME', help='a model card instead; `sbzoo cards` lists them')
     add('--num', type=cli.positive_int, metavar='N', help='how many (64)')
     add('--seed', type=int, metavar='N', help='of the first image (0)')
     add(
@@ -91,7 +91,7 @@ def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
 
 def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
     """The images that the options ask for, how many, and in how many columns of a grid."""
-    from sbzoo.engine import sampling as generate
+    from sbzoo.engine import sampling
     from sbzoo.errors import UserError
     from sbzoo.gan.models.image_to_image import Translation
 
@@ -108,19 +108,19 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
     num, seed = args.num or 64, args.seed or 0
     seeds = range(seed, seed + num)
     if not args.interpolate:
-        return generate.sample(model, seeds, args.labels, **options), num, generate.COLUMNS
+        return sampling.sample(model, seeds, args.labels, **options), num, sampling.COLUMNS
     if num < 2:
-        raise UserError('--interpolate: give --num 2 or more, the images to walk between')
-    images = generate.interpolate(model, seeds, args.interpolate, args.labels, **options)
+        raise UserError('--interpolate: give --num 2 or more, the images to interpolate between')
+    images = sampling.interpolate(model, seeds, args.interpolate, args.labels, **options)
     return images, (num - 1) * args.interpolate, args.interpolate
 
 
 def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
     """The images of a folder, translated at the size that the model was trained for."""
     from sbzoo.data.image_folder import read_image_folder
-    from sbzoo.engine import sampling as generate
+    from sbzoo.engine import sampling
     from sbzoo.engine.options.parts import leaf
 
     folder = read_image_folder(root)
     size = leaf(cfg.test_dataloader.dataset).image_size
-    return generate.translate(model, folder, size), folder.num_images, generate.COLUMNS
+    return sampling.translate(model, folder, size), folder.num_images, sampling.COLUMNS

@@ -19,17 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group(required=True)
     add = weights.add_argument
     add('checkpoint', nargs='?', help='a file, card://NAME, hf:// or https://, or a work directory')
-    add('--card', metavar='NAME', help='the weights of a model card; tools/cards.py lists them')
+    add('--card', metavar='NAME', help='the weights of a model card; `sbzoo cards` lists them')
     cli.add_common_options(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     from sbzoo.checkpoint.resolve import CARD
-    from sbzoo.engine import train as training
     from sbzoo.engine.options.config import build_config
+    from sbzoo.engine.train import show, test
 
     cfg = build_config(args)
     if not args.work_dir:  # which the training has filled, and a test would write over
         cfg.work_dir = f'{cfg.work_dir}/test'
-    runner, metrics = training.test(cfg, f'{CARD}{args.card}' if args.card else args.checkpoint)
-    training.show(runner, metrics, f'{command("train")} --help')
+    runner, metrics = test(cfg, f'{CARD}{args.card}' if args.card else args.checkpoint)
+    show(runner, metrics, f'{command("train")} --help')
