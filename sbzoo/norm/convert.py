@@ -35,8 +35,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One layer that was kept."""
+class Left:
+    """One layer that was left as it was."""
 
     name: str
     kind: str
@@ -50,13 +50,13 @@ class Conversion:
     model: nn.Module  # the one given, unless that is a norm itself
     spec: str
     changed: list[Change] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
 
     def __str__(self) -> str:
         changed = _grouped((f'{c.old} -> {c.new}', c.name) for c in self.changed)
-        kept = _grouped((f'{x.kind} kept, {x.reason}', x.name) for x in self.kept)
-        head = f'norm {self.spec}: {len(self.changed)} layers replaced, {len(self.kept)} kept'
-        return '\n'.join([head, *changed, *kept])
+        left = _grouped((f'{x.kind} left, {x.reason}', x.name) for x in self.left)
+        head = f'norm {self.spec}: {len(self.changed)} layers replaced, {len(self.left)} left'
+        return '\n'.join([head, *changed, *left])
 
 
 def _grouped(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         >>> x = torch.randn(2, 3, 9, 9)
         >>> before = model(x)
         >>> print(convert_norm(model, 'hybrid'))
-        norm hybrid: 1 layers replaced, 0 kept
+        norm hybrid: 1 layers replaced, 0 left
              1 BatchNorm2d -> hybrid: 1
         >>> record = convert_norm(model, 'bn')
         >>> torch.equal(model(x), before)
@@ -117,23 +117,23 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         raise UserError(f'norm {spec}: {type(model).__name__} has no norm to replace')
     record, new_layers = Conversion(model, spec), {}
     for norm, name in norms.items():
-        reason = supported.reason_to_keep(norm)
+        reason = supported.reason_to_leave(norm)
         if keep_frozen and supported.is_frozen(norm):
             reason = 'frozen'
         if reason:
-            record.kept.append(Kept(name, type(norm).__name__, reason))
+            record.left.append(Left(name, type(norm).__name__, reason))
         elif not (isinstance(norm, nn.BatchNorm2d) if plain == 'bn' else _described(norm) == plain):
             new_layers[norm] = _like(norm, plain, model)
             record.changed.append(_change(name, norm, new_layers[norm]))
     if standardise:
-        kept = {layer.name for layer in record.kept}
-        beside = {norm for norm, name in norms.items() if name not in kept}
+        left = {layer.name for layer in record.left}
+        beside = {norm for norm, name in norms.items() if name not in left}
         for name, conv in _convolutions_beside(beside, model):
             if type(conv) is nn.Conv2d:
                 new_layers[conv] = ConvWS2d.like(conv)
                 record.changed.append(_change(name, conv, new_layers[conv]))
             elif not supported.is_standardised(conv):
-                record.kept.append(Kept(name, type(conv).__name__, OWN_FORWARD))
+                record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
     record.model = new_layers.get(model, model)
     return record

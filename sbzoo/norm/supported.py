@@ -46,7 +46,7 @@ def is_norm(module: nn.Module) -> bool:
     return bool(has_tensors and is_named_so) or hasattr(module, 'running_var')
 
 
-def reason_to_keep(norm: nn.Module) -> str | None:
+def reason_to_leave(norm: nn.Module) -> str | None:
     """Why a norm cannot be replaced; None if it can."""
     kind = type(norm)
     for name, reason in KEPT.items():

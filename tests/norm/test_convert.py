@@ -66,7 +66,7 @@ def test_every_image_norm_computes_what_the_spec_says_with_its_own_affine(build)
     assert record.model is model
     expected = F.group_norm(model[0](x), 4, weight, bias, eps=1e-3)
     torch.testing.assert_close(model(x), expected)
-    assert not record.kept
+    assert not record.left
     assert [(c.name, c.new) for c in record.changed] == [('1', 'gn4')]
 
 
@@ -173,9 +173,9 @@ def test_what_is_no_norm_of_images_is_kept_with_the_reason(layer, reason):
     model = nn.Sequential(layer, nn.BatchNorm2d(8))
     record = convert_norm(model, 'gn')
     assert model[0] is layer
-    assert [(kind.name, kind.kind) for kind in record.kept] == [('0', type(layer).__name__)]
-    assert reason in record.kept[0].reason
-    assert f'{type(layer).__name__} kept, {record.kept[0].reason}: 0' in str(record)
+    assert [(kind.name, kind.kind) for kind in record.left] == [('0', type(layer).__name__)]
+    assert reason in record.left[0].reason
+    assert f'{type(layer).__name__} left, {record.left[0].reason}: 0' in str(record)
     assert isinstance(model[1], Norm)
 
 
@@ -186,7 +186,7 @@ def test_an_unknown_kind_is_kept_and_named():
             self.weight = nn.Parameter(torch.ones(8))
 
     record = convert_norm(nn.Sequential(StrangeNorm()), 'gn')
-    assert 'not known' in record.kept[0].reason
+    assert 'not known' in record.left[0].reason
 
 
 def test_capitals_and_blanks_do_not_matter():
@@ -203,8 +203,8 @@ def test_frozen_norms_are_kept_on_request():
     for parameter in model.layer1.parameters():
         parameter.requires_grad_(False)
     record = convert_norm(model, 'gn', keep_frozen=True)
-    assert {kind.name.split('.')[0] for kind in record.kept} == {'layer1'}
-    assert {kind.reason for kind in record.kept} == {'frozen'}
+    assert {kind.name.split('.')[0] for kind in record.left} == {'layer1'}
+    assert {kind.reason for kind in record.left} == {'frozen'}
     assert all(isinstance(m, nn.BatchNorm2d) for n, m in model.named_modules() if n in LAYER1)
     assert len(record.changed) == 20 - len(LAYER1)
     assert len(convert_norm(model, 'gn').changed) == len(LAYER1)
@@ -332,21 +332,21 @@ def test_which_convolutions_are_standardised():
 def test_convolutions_that_are_standardised_already_are_not_spoken_of(kind):
     model = nn.Sequential(kind(3, 8, 3), Norm(8, 'gn'))
     record = convert_norm(model, 'gn+ws')
-    assert (record.changed, record.kept) == ([], [])
+    assert (record.changed, record.left) == ([], [])
     assert type(model[0]) is kind
 
 
 def test_convolutions_with_a_forward_of_their_own_are_kept():
     padded = timm.layers.Conv2dSame(3, 8, 3)
     record = convert_norm(nn.Sequential(padded, nn.BatchNorm2d(8)), 'gn+ws')
-    assert [(x.name, x.kind) for x in record.kept] == [('0', 'Conv2dSame')]
+    assert [(x.name, x.kind) for x in record.left] == [('0', 'Conv2dSame')]
     assert 'a forward of its own' in str(record)
 
 
 def test_the_record_is_short():
     text = str(convert_norm(timm.create_model('resnet18'), 'gn'))
     assert text.splitlines() == [
-        'norm gn: 20 layers replaced, 0 kept',
+        'norm gn: 20 layers replaced, 0 left',
         '    20 BatchNorm2d -> gn: bn1 ... layer4.1.bn2',
     ]
 

@@ -98,6 +98,6 @@ def build_with_norm(architecture: str, norm: str, **parts) -> nn.Module:
     """
     model = MODELS.build(dict(type=architecture, **parts))
     record = convert_norm(model, norm)
-    if record.changed or record.kept:
+    if record.changed or record.left:
         print_log(f'beyond norm_cfg: {record}', logger='current')
     return record.model
