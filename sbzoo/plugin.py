@@ -20,7 +20,7 @@ HOST = 'mmengine', 'mmcv', 'mmdet'
 REGISTRY = 'mmengine.registry.registry'
 OPERATORS = 'mmcv._ext'
 IS_CLONE = (ROOT / 'setup.cfg').is_file()
-INSTALL = f'pip install {"-e " if IS_CLONE else ""}"{"." if IS_CLONE else "sbzoo"}[onedl]"'
+INSTALL = 'pip install -e ".[onedl]"' if IS_CLONE else 'pip install "sbzoo[onedl]"'
 
 
 def install() -> None:
@@ -86,7 +86,7 @@ def _followed(
 
 
 def _extend(module: ModuleType) -> None:
-    """A registry imports what it has to know at its first lookup, and now ours too.
+    """A registry imports what it has to know at its first lookup; the first of all adds ours.
 
     Configs of the package are known as `sbzoo::FOLDER/FILE.py`, as those of OpenMMLab are.
     """
@@ -94,6 +94,7 @@ def _extend(module: ModuleType) -> None:
     import_own = module.Registry.import_from_location
 
     def import_from_location(self: object) -> None:
+        module.Registry.import_from_location = import_own
         import_own(self)
         register()
 

@@ -134,7 +134,16 @@ def digits_in_name(url: str) -> str | None:
 
 
 def _cached_download(url: str, sha256: str | None) -> Path:
-    path = _of_torch_hub(url, sha256) or cached(url)
+    path = _of_torch_hub(url, sha256) or _downloaded(url, sha256)
+    if not sha256:
+        _log(f'{path.name}: no sha256 of it is published, so it is not checked')
+    elif len(sha256) < WHOLE:
+        _log(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
+    return path
+
+
+def _downloaded(url: str, sha256: str | None) -> Path:
+    path = cached(url)
     if not _is_there(path, sha256):  # a cache that is there may be one that only can be read
         if path.exists():  # it stays until there is a better one: the hash may be mistyped
             _log(_wrong(path, sha256, 'downloading it again'))
@@ -142,10 +151,6 @@ def _cached_download(url: str, sha256: str | None) -> Path:
         with _lock(path):
             if not _is_there(path, sha256):  # nor has another process downloaded it
                 _download(url, path, sha256)
-    if not sha256:
-        _log(f'{path.name}: no sha256 of it is published, so it is not checked')
-    elif len(sha256) < WHOLE:
-        _log(f'{path.name}: of its sha256 {len(sha256)} digits are published, and they are right')
     return path
 
 

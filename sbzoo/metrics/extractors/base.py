@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from sbzoo import files
-from sbzoo.checkpoint.io import load
-from sbzoo.checkpoint.resolve import resolve
 
 
 class Extractor(nn.Module):
@@ -65,13 +60,3 @@ def frechet_name(spec: str) -> str:
 def kid_name(spec: str) -> str:
     """What KID on an extractor's features is called."""
     return frechet_name(spec).replace('FID', 'KID').replace('FD-', 'KID-', 1)
-
-
-def read_weights(path: str | Path, sha256: str | None = None) -> tuple[dict[str, Tensor], str]:
-    """The weights in a file and the sha256 of the file.
-
-    Raises:
-        UserError: There is no such file, it is none of weights, or another one than it should be.
-    """
-    path = resolve(path, sha256)
-    return load(path)['state_dict'], files.sha256(path)

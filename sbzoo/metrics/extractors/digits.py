@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbzoo.checkpoint.io import load
 from sbzoo.errors import UserError
 from sbzoo.images import to_plus_minus_one
-from sbzoo.metrics.extractors.base import Extractor, read_weights
+from sbzoo.metrics.extractors.base import Extractor
 from sbzoo.paths import CARDS
 
 SIZE, DIMS, CLASSES = 32, 64, 10
@@ -45,7 +46,7 @@ class Digits(Extractor):
     """Features of the embedded digit classifier.
 
     Args:
-        weights: The file; None takes it from the repository.
+        weights: The file; None takes that of the card.
 
     Raises:
         UserError: It is not there, or it is another one.
@@ -58,12 +59,12 @@ class Digits(Extractor):
         path = Path(weights or CARD / 'model.safetensors')
         if not weights and not path.is_file():
             raise UserError(
-                f'{path}: the weights of the digit classifier are not there; they are in the '
-                'repository of sbzoo, not in the installed package: give that file as weights'
+                f'{path}: the weights of the digit classifier are not there, which a clone and a '
+                'wheel of sbzoo have: install it anew, or give that file as weights'
             )
-        state_dict, self.sha256 = read_weights(path, SHA256)
+        self.sha256 = SHA256
         self.net = DigitClassifier().eval().requires_grad_(False)
-        self.net.load_state_dict(state_dict)
+        self.net.load_state_dict(load(path, SHA256)['state_dict'])
 
     def prepare(self, image: Tensor) -> Tensor:
         """To [-1, 1] and 32 x 32; images of that size stay as they are."""

@@ -14,9 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.inception import BasicConv2d
 
 from sbzoo import files
+from sbzoo.checkpoint.io import load
 from sbzoo.checkpoint.resolve import resolve
 from sbzoo.errors import UserError
-from sbzoo.metrics.extractors.base import Extractor, read_weights
+from sbzoo.metrics.extractors.base import Extractor
 
 URL = pytorch_fid.FID_WEIGHTS_URL
 SHA256_PREFIX = '6726825d'  # in the name of the file; more of its hash is not published
@@ -90,7 +91,7 @@ def load_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
             f'{path}: not the Inception of 2015-12-05 (sha256 {digest[:8]}..., not '
             f'{SHA256_PREFIX}...); it is at {URL}'
         )
-    return read_weights(path)
+    return load(path)['state_dict'], digest
 
 
 def cached_weights() -> Path:

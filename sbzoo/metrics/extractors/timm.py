@@ -10,8 +10,11 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sbzoo import files
+from sbzoo.checkpoint.io import load
+from sbzoo.checkpoint.resolve import resolve
 from sbzoo.errors import UserError
-from sbzoo.metrics.extractors.base import Extractor, read_weights
+from sbzoo.metrics.extractors.base import Extractor
 
 
 class Timm(Extractor):
@@ -31,9 +34,8 @@ class Timm(Extractor):
             raise UserError(f'timm has no model {model!r}')
         if not weights:
             raise UserError(f'timm:{model} needs its weights in a local file')
-        state_dict, self.sha256 = read_weights(weights)
-        self.spec = f'timm:{model}'
-        self.net = _network(model, weights, state_dict)
+        self.spec, self.sha256 = f'timm:{model}', files.sha256(resolve(weights))
+        self.net = _network(model, weights, load(weights)['state_dict'])
         cfg = resolve_model_data_config(self.net)
         self.d, self.size = self.net.head_hidden_size, cfg['input_size'][1:]
         self.mode = 'bilinear' if cfg['interpolation'] == 'bilinear' else 'bicubic'
