@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class CocoAP(CocoMetric):
     """AP of boxes, and of masks with `metric=['bbox', 'segm']`, named as in `CocoMetric`.
 
     Numbers are pycocotools' to 1e-6; only the arithmetic is faster-coco-eval's, and detections go
-    to it from memory, where `CocoMetric` writes a JSON file and reads it again.
+    to it from memory, where `CocoMetric` writes a JSON file and reads it again. Ids may be any
+    integers: both libraries take the annotation id 0 for none, here it is an id like the others.
 
     Args:
         ann_file: Annotations in the COCO format.
@@ -29,7 +31,7 @@ class CocoAP(CocoMetric):
         **options: `collect_device`, `collect_dir` and `prefix`, as in every metric of mmengine.
 
     Raises:
-        UserError: Another metric.
+        UserError: Another metric, or a prediction for an image that is not in the file.
     """
 
     def __init__(self, ann_file: str, metric: str | Sequence[str] = 'bbox', **options) -> None:
@@ -37,7 +39,9 @@ class CocoAP(CocoMetric):
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not set(self.metrics) <= DETECTIONS.keys():
             raise UserError(f'CocoAP: metric {metric} is none of {", ".join(DETECTIONS)}')
-        self._coco_api = COCO(str(Path(ann_file).expanduser()), print_function=lambda *_: None)
+        self._file = Path(ann_file).expanduser()
+        content, self._images = _renumbered(json.loads(self._file.read_text(encoding='utf-8')))
+        self._coco_api = COCO(content, print_function=lambda *_: None)
 
     @staticmethod
     def keys_of(metric: str | Sequence[str] = 'bbox', **_: object) -> list[str]:
@@ -47,11 +51,17 @@ class CocoAP(CocoMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP over all images, from the (ground truth, prediction) pairs that `process` kept."""
-        predictions = [prediction for _, prediction in results]
+        predictions = [self._renumber(prediction) for _, prediction in results]
         metrics: dict[str, float] = {}
         for metric in self.metrics:
             metrics |= self._evaluate(predictions, metric)
         return metrics
+
+    def _renumber(self, prediction: dict) -> dict:
+        image_id = prediction['img_id']
+        if image_id not in self._images:
+            raise UserError(f'CocoAP: a prediction for image id {image_id}, not in {self._file}')
+        return prediction | dict(img_id=self._images[image_id])
 
     def _evaluate(self, predictions: list[dict], metric: str) -> dict[str, float]:
         cat_ids = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
@@ -66,6 +76,30 @@ class CocoAP(CocoMetric):
         evaluation.accumulate()
         evaluation.summarize()
         return {f'{metric}_{name}': float(evaluation.stats[i]) for name, i in STATS.items()}
+
+
+def _renumbered(content: dict) -> tuple[dict, dict[int, int]]:
+    """The same annotations with ids counted from 1, and the new id of each image.
+
+    faster-coco-eval takes the annotation id 0 for no match and passes ids through doubles. Images
+    stay in the order of their ids, in which detections of equal score are ranked.
+    """
+    images, categories = (
+        {old: new for new, old in enumerate(sorted(entry['id'] for entry in content[section]), 1)}
+        for section in ('images', 'categories')
+    )
+    annotations = [
+        entry | dict(id=new, image_id=images[image], category_id=categories[category])
+        for new, entry in enumerate(content.get('annotations', []), 1)
+        if (image := entry['image_id']) in images
+        and (category := entry['category_id']) in categories
+    ]
+    renumbered = dict(
+        images=[entry | dict(id=images[entry['id']]) for entry in content['images']],
+        categories=[entry | dict(id=categories[entry['id']]) for entry in content['categories']],
+        annotations=annotations,
+    )
+    return renumbered, images
 
 
 def _boxes(prediction: dict, cat_ids: list[int]) -> list[dict]:
