@@ -77,6 +77,9 @@ def draw_results(runner: Runner) -> str:
 def draw_detections(runner: Runner, path: Path, score: float = 0.3) -> Path:
     """Draw the first test pictures: each with its ground truth, then with the detections.
 
+    A picture is drawn as the model gets it (turned, flipped and resized by the test pipeline), in
+    pixels of the original: small ones several times as large, large ones reduced.
+
     Args:
         runner: Has a trained model and a test data set.
         path: Where the PNG goes.
@@ -88,34 +91,55 @@ def draw_detections(runner: Runner, path: Path, score: float = 0.3) -> Path:
     visualizer.dataset_meta = runner.visualizer.dataset_meta
     canvas = Image.new('RGB', (COLUMNS * 2 * SIDE, ROWS * SIDE), 'white')
     for index in range(min(COLUMNS * ROWS, len(dataset))):
-        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+        item = dataset[index]
+        (sample,) = model.test_step(pseudo_collate([item]))
         row, column = divmod(index, COLUMNS)
-        tile = _tile(visualizer, sample.cpu(), score)
+        tile = _tile(visualizer, item['inputs'], sample.cpu(), score)
         canvas.paste(tile, (column * 2 * SIDE, row * SIDE))
     return save_png(canvas, path)
 
 
-def _tile(visualizer: DetLocalVisualizer, sample: DetDataSample, score: float) -> Image.Image:
-    picture = Image.open(sample.img_path).convert('RGB')
-    factor = max(1, SIDE // max(picture.size))
-    for instances in (sample.gt_instances, sample.pred_instances):
-        _enlarge(instances, factor)
-    picture = picture.resize((picture.width * factor, picture.height * factor))
-    visualizer.add_datasample('', np.array(picture), sample, pred_score_thr=score, show=False)
-    drawn = Image.fromarray(visualizer.get_image())
-    drawn.thumbnail((2 * SIDE, SIDE))
-    return drawn
+def _tile(
+    visualizer: DetLocalVisualizer, inputs: Tensor, sample: DetDataSample, score: float
+) -> Image.Image:
+    """Ground truth, which is in pixels of the input, and detections, in pixels of the original."""
+    original = np.array(sample.ori_shape)
+    factors = np.array(sample.get('scale_factor', (1, 1)))[::-1]  # of height and width
+    covered = (original * factors).round().astype(int)  # the input without its padding
+    size = (original * _scale(original.max())).round().astype(int).clip(1)
+    shown = DetDataSample(gt_instances=_resized(sample.gt_instances, covered, size))
+    if 'pred_instances' in sample:
+        shown.pred_instances = _resized(sample.pred_instances, original, size)
+    picture = _rgb(inputs).crop((0, 0, *covered[::-1])).resize(size[::-1])
+    visualizer.add_datasample('', np.array(picture), shown, pred_score_thr=score)
+    return Image.fromarray(visualizer.get_image())
 
 
-def _enlarge(instances: InstanceData, factor: int) -> None:
-    """So that boxes and labels are drawn on small pictures at a size that can be read."""
-    instances.bboxes = instances.bboxes * factor
-    masks = instances.get('masks')
-    if torch.is_tensor(masks):  # [instances, H, W]
-        masks = masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        instances.masks = masks
-    elif masks is not None:
-        instances.masks = masks.rescale(factor)
+def _scale(side: int) -> float:
+    """A whole number for small pictures, whose pixels are then seen; below 1 for large ones."""
+    return SIDE // side if side <= SIDE else SIDE / side
+
+
+def _rgb(inputs: Tensor) -> Image.Image:
+    """What a pipeline has packed, BGR or grey [C, H, W] in 0 to 255."""
+    pixels = inputs[:3].clamp(0, 255).byte().expand(3, -1, -1).flip(0)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _resized(instances: InstanceData, old: np.ndarray, new: np.ndarray) -> InstanceData:
+    """Instances at their place in a picture of another size [height, width]."""
+    resized = instances.clone()
+    if 'bboxes' in instances:
+        factors = torch.from_numpy(new / old).flip(0).repeat(2)
+        resized.bboxes = instances.bboxes * factors.to(instances.bboxes)
+    if 'masks' in instances:
+        masks = instances.masks
+        masks = masks.numpy() if torch.is_tensor(masks) else masks.to_ndarray()  # [n, H, W]
+        for axis in (0, 1):
+            nearest = np.arange(new[axis]) * old[axis] // new[axis]
+            masks = masks.take(nearest, axis + 1, mode='clip')
+        resized.masks = masks
+    return resized
 
 
 @torch.no_grad()
