@@ -23,7 +23,14 @@ from sbzoo.engine.sampling import sample
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
-from sbzoo.images import center_crop, to_plus_minus_one, to_rgb, to_tensor, to_uint8
+from sbzoo.images import (
+    center_crop,
+    read_rgb,
+    to_plus_minus_one,
+    to_rgb,
+    to_tensor,
+    to_uint8,
+)
 
 Picture = str | Path | np.ndarray | Image.Image  # an array is of RGB pixels uint8 [H, W, 3]
 
@@ -122,7 +129,7 @@ class Translator:
         Raises:
             UserError: There is no such image, or these are no such pixels.
         """
-        square = center_crop(to_rgb(Image.fromarray(_bgr(image)[..., ::-1])), self.image_size)
+        square = center_crop(_rgb(image), self.image_size)
         pixels = to_tensor(square)[None].to(self.model.data_preprocessor.device)
         inputs = to_plus_minus_one(pixels)
         return to_uint8(self.model.translate(inputs))[0].cpu()
@@ -169,6 +176,13 @@ def _bgr(image: Picture) -> np.ndarray:
     if pixels is None:
         raise UserError(f'{image}: not an image that can be read')
     return pixels
+
+
+def _rgb(image: Picture) -> Image.Image:
+    """An image as image-to-image models are trained on it."""
+    if isinstance(image, (str, Path)):
+        return read_rgb(Path(image))
+    return Image.fromarray(_bgr(image)[..., ::-1])
 
 
 def _check_pixels(image: object) -> None:

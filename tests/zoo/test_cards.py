@@ -324,7 +324,7 @@ def test_generator(zoo):
     assert torch.equal(images[1:], loaded.sample(2, seed=6))
 
 
-def test_translator(zoo):
+def test_translator(zoo, tmp_path):
     config = 'configs/cyclegan_in_b1.py'
     model = MODELS.build(load_config(config).model).eval()
     weights = {f'generator.{k}': v for k, v in model.generator.state_dict().items()}
@@ -334,6 +334,12 @@ def test_translator(zoo):
     inputs = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
     expected = (model.translate(inputs)[0] + 1) * 127.5
     torch.testing.assert_close(image.float(), expected.round().clamp(0, 255), atol=1, rtol=0)
+    seen, clear = tmp_path / 'seen.png', tmp_path / 'clear.png'
+    Image.fromarray(np.dstack([pixels, np.full((64, 64), 255, np.uint8)])).save(seen)
+    Image.fromarray(np.dstack([pixels, np.zeros((64, 64), np.uint8)])).save(clear)
+    assert torch.equal(sbzoo.load('tiny').translate(seen), image)
+    white = sbzoo.load('tiny').translate(np.full_like(pixels, 255))
+    assert torch.equal(sbzoo.load('tiny').translate(clear), white)  # as in training
 
 
 def test_a_card_is_not_tested_with_another_norm(monkeypatch):
