@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.structures import BaseDataElement
 from PIL import Image
 from test_faults import train  # noqa: F401 (a fixture)
@@ -107,24 +108,55 @@ def test_few_translations_are_drawn_too(count, shown):
     assert found == {*range(shown), *range(100, 100 + shown)}
 
 
-@pytest.mark.parametrize(('count', 'spread'), [(4, 0), (4, 20), (1, 0)])
-@pytest.mark.filterwarnings('error:std')
-def test_a_collapsed_run_stops(tmp_path, monkeypatch, count, spread):
-    samples = [BaseDataElement(fake_img=grey(100 + spread * i)) for i in range(count)]
-    monkeypatch.setattr(samples_hook, 'first_samples', lambda *_: samples)
+def images_of(spread: int) -> list[torch.Tensor]:
+    """Images whose pixels have this standard deviation."""
+    return [grey(128 + sign * spread) for sign in (-1, 1, -1, 1)]
+
+
+ROUNDED = [grey(100), grey(100), grey(100), grey(101)]  # of floats that hardly differ
+
+
+@pytest.mark.parametrize(
+    ('untrained', 'evaluated', 'real', 'stops'),
+    [
+        (0, [0, 0], 60, None),  # hardly trained
+        (None, [0, None, 0], 60, None),
+        (None, [20, 90, 1], 60, 3),
+        (60, [60, 0], 60, 2),
+        (60, [0], 60, 1),
+        (60, [60, 2], 60, None),  # alike, but 3% of the widest
+        (60, [60, 0], 0, None),  # as the data are
+    ],
+)
+def test_a_collapsed_run_stops(tmp_path, monkeypatch, untrained, evaluated, real, stops):
+    shown = []
+    monkeypatch.setattr(samples_hook, 'first_samples', lambda *_: shown)
+    hub = MessageHub('this')
     runner = types.SimpleNamespace(
         model=torch.nn.Identity(),
         work_dir=str(tmp_path),
-        epoch=3,
-        iter=30,
+        message_hub=hub,
+        train_dataloader=types.SimpleNamespace(dataset=[dict(inputs=i) for i in images_of(real)]),
         val_dataloader=types.SimpleNamespace(dataset=None),
         visualizer=types.SimpleNamespace(add_image=lambda *_, **__: None),
     )
-    (tmp_path / 'epoch_2.pth').touch()
-    hook = samples_hook.SamplesHook()
-    if spread or count == 1:
-        hook.after_val_epoch(runner)
-    else:
-        with pytest.raises(UserError, match=r'epoch 3: the generator has collapsed.*epoch_2\.pth'):
-            hook.after_val_epoch(runner)
-    assert (tmp_path / 'samples/epoch_3.png').exists()
+    stopped = None
+    for epoch, spread in enumerate([untrained, *evaluated]):
+        images = ROUNDED if spread is None else images_of(spread)
+        shown[:] = [BaseDataElement(fake_img=image) for image in images]
+        runner.epoch = runner.iter = epoch
+        hook = samples_hook.SamplesHook()
+        hook.before_train(runner)  # as of a run that is resumed in every epoch
+        if epoch:
+            try:
+                hook.after_val_epoch(runner)
+            except UserError as error:
+                stopped, message = epoch, str(error)
+                break
+        runner.message_hub = MessageHub(f'resumed {epoch}')
+        runner.message_hub.load_state_dict(hub.state_dict())
+        hub = runner.message_hub
+    assert stopped == stops
+    if stops:
+        assert f'epoch {stops}: the generator has collapsed, its 4 samples differ by' in message
+        assert (tmp_path / f'samples/epoch_{stops}.png').exists()
