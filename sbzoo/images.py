@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sbzoo.errors import UserError
 
 EXTENSIONS = ('jpg', 'jpeg', 'png', 'bmp', 'webp', 'tif', 'tiff', 'ppm', 'pgm', 'gif')
 SHOWN = 10  # names in a message
+TAIL = 2**16  # bytes at the end of a file
+ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
 
 
 def find_images(root: Path) -> tuple[Path, ...]:
@@ -72,11 +75,59 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height that `to_rgb` gives, from the header alone."""
-    if image.format == 'TIFF':  # Pillow turns it by itself
-        return image.size
-    exif = Image.Image.getexif(image)  # a PNG's own method would decode it
-    lies = exif.get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn, mirrored or not
+    lies = _orientation(image) >= 5  # a quarter turn, mirrored or not
     return image.size[::-1] if lies else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """How EXIF turns the pixels as they are read: 1 is not at all."""
+    if image.format == 'TIFF':  # Pillow turns it by itself
+        return 1
+    exif = Image.Image.getexif(image)  # a PNG's own method would decode it
+    return exif.get(ExifTags.Base.Orientation, 1)
+
+
+class Header(NamedTuple):
+    """What an image file says of itself: width and height as stored, and how EXIF turns them."""
+
+    format: str
+    size: tuple[int, int]
+    orientation: int
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of an image file, of which nothing is decoded.
+
+    Of JPEG and PNG the end is looked for too. What is damaged in between is not seen, nor the end
+    of other formats, nor EXIF that comes after the pixels of a PNG.
+
+    Raises:
+        ValueError: It is no image, its header is broken, it has more pixels than Pillow opens (179
+            million), or it is cut short.
+    """
+    try:
+        with open(path, 'rb') as file, Image.open(file) as image:
+            whole = _has_end(file, ENDS.get(image.format, b''))
+            found = Header(image.format, image.size, _orientation(image))
+    except UnidentifiedImageError as error:
+        reason = 'not an image' if os.path.getsize(path) else 'the file is empty'
+        raise ValueError(reason) from error
+    except Exception as error:  # Pillow says in many ways that bytes make no image
+        raise ValueError(f'cannot be read ({error})') from error
+    if not whole:
+        raise ValueError('the file is cut short')
+    return found
+
+
+def _has_end(file: BinaryIO, end: bytes) -> bool:
+    """Whether the marker comes after the header: in the tail, or before what a camera appends."""
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    for first in (max(start, size - TAIL), start):
+        file.seek(first)
+        if end in file.read():
+            return True
+    return False
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

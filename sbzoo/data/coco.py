@@ -1,22 +1,18 @@
 """COCO format: finds and validates the splits of a folder, and names every malformed entry."""
 
 import json
-import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from reprlib import repr as short
-from typing import Any, NamedTuple
 
+from sbzoo.data.coco_checks import FIELDS, Entries, Split, check, label, wrong
+from sbzoo.data.picture_headers import read_pictures
+from sbzoo.data.segmentations import is_given
 from sbzoo.errors import UserError
 
-_Entry = dict[str, Any]
-_Entries = dict[str, list[_Entry]]
-_Problems = Iterator[tuple[_Entry, str]]
 _Files = dict[str, os.DirEntry[str]]
 
 _SHOWN = 10
@@ -35,7 +31,9 @@ class CocoSplit:
     """One annotation file and the folder that its file names are relative to.
 
     ``classes`` are in the order of the file, as that is how MMDetection's ``CocoDataset`` numbers
-    its labels whatever the category ids. ``num_boxes`` counts crowds, ``has_masks`` ignores them.
+    its labels whatever the category ids. ``num_boxes`` counts crowds. ``has_masks`` is of all
+    annotations, as MMDetection reads the masks of crowds too, and ``has_rle`` of all but crowds.
+    ``counts`` tells people what training uses.
     """
 
     ann_file: Path
@@ -44,6 +42,9 @@ class CocoSplit:
     num_images: int
     num_boxes: int
     has_masks: bool
+    has_rle: bool
+    shortest_side: int
+    counts: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class CocoFolder:
         return self.train.classes
 
 
-def read_folder(root: str | Path, drop_empty_boxes: bool = False) -> CocoFolder:
+def read_folder(
+    root: str | Path, drop_empty_boxes: bool = False, allow_leaks: bool = False
+) -> CocoFolder:
     """Find and check the two splits of a COCO-format folder.
 
     The training annotations are ``annotations/instances_train*.json``, ``annotations/train.json``,
@@ -71,6 +74,7 @@ def read_folder(root: str | Path, drop_empty_boxes: bool = False) -> CocoFolder:
         root: The folder.
         drop_empty_boxes: Let boxes without area pass, which MMDetection drops when it trains.
             COCO's own train2017 has two.
+        allow_leaks: Let images of one split be in the other, too.
 
     Returns:
         What the folder holds.
@@ -85,9 +89,9 @@ def read_folder(root: str | Path, drop_empty_boxes: bool = False) -> CocoFolder:
     found = {split: _find(root, names) for split, names in _SPLITS.items()}
     _refuse(root, 'layout', (_unclear(root, split, files) for split, files in found.items()))
     train, val = (_read(root, *file) for files in found.values() for file in files.items())
-    between = (_disagreements(train, val), _leaks(train, val))
-    checks = [c for c in _CHECKS if not (drop_empty_boxes and c[1] is _no_area)]
-    _refuse(root, 'annotations', (*_check(train, checks), *_check(val, checks), *between))
+    between = (_disagreements(train, val), () if allow_leaks else _leaks(train, val))
+    within = (lines for split in (train, val) for lines in check(split, drop_empty_boxes))
+    _refuse(root, 'annotations', (*within, *between))
     return CocoFolder(root, _summary(train), _summary(val))
 
 
@@ -131,80 +135,38 @@ def _refuse(root: Path, where: str, kinds: Iterable[Iterable[str]]) -> None:
         raise UserError('\n  '.join(shown))
 
 
-class _Kind(NamedTuple):
-    """What the value of a field has to be."""
-
-    what: str
-    holds: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -math.inf < value < math.inf
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-_ID = _Kind('a whole number', lambda value: type(value) is int)
-_NUMBER = _Kind('a finite number', _is_number)
-_SIZE = _Kind('a positive number', lambda value: _is_number(value) and value > 0)
-_TEXT = _Kind('a non-empty string', lambda value: isinstance(value, str) and value != '')
-_BOX = _Kind('four finite numbers', _is_box)
-_FLAG = _Kind('0 or 1', lambda value: value in (0, 1))
-
-_FIELDS = {
-    'images': {'id': _ID, 'file_name': _TEXT, 'width': _SIZE, 'height': _SIZE},
-    'annotations': {
-        'id': _ID,
-        'image_id': _ID,
-        'category_id': _ID,
-        'bbox': _BOX,
-        # Without the first MMDetection fails when it loads the file, without the second
-        # pycocotools fails at the first evaluation: both with a bare KeyError.
-        'area': _NUMBER,
-        'iscrowd': _FLAG,
-    },
-    'categories': {'id': _ID, 'name': _TEXT},
-}
-_ABSENT = {'iscrowd': 0}  # what a field means that may be absent
-_LABELS = {
-    'images': 'image {id} ({file_name})',
-    'annotations': 'annotation {id} (image {image_id})',
-    'categories': 'category {id} ({name})',
-}
-
-
-@dataclass(frozen=True)
-class _Split:
-    """An annotation file as it was read, and those of its images that are on disk."""
-
-    name: str
-    path: Path
-    faults: list[str]
-    entries: _Entries
-    image_dir: Path
-    files: _Files
-
-
-def _read(root: Path, path: Path, folders: Iterable[Path]) -> _Split:
+def _read(root: Path, path: Path, folders: Iterable[Path]) -> Split:
     faults, entries = _load(path)
-    names = [name for _, name in _each(entries, 'images', 'file_name')]
+    named = [image.get('file_name') for image in entries['images']]
+    names = list(filter(FIELDS['images']['file_name'].holds, named))
     found = {folder: _on_disk(folder, names) for folder in folders}
     image_dir = max(found, key=lambda folder: len(found[folder]))
-    return _Split(os.path.relpath(path, root), path, faults, entries, image_dir, found[image_dir])
+    files = found[image_dir]
+    read = read_pictures((file.path for file in files.values()), os.path.abspath(path))
+    pictures = {name: read[file.path] for name, file in files.items()}
+    return Split(os.path.relpath(path, root), path, faults, entries, image_dir, files, pictures)
 
 
-def _load(path: Path) -> tuple[list[str], _Entries]:
+def _load(path: Path) -> tuple[list[str], Entries]:
     """What is wrong with a file as a whole, and the entries of its sections."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        return [f'not readable as JSON: {error}'], {section: [] for section in _FIELDS}
+        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_object)
+    except (OSError, RecursionError, ValueError) as error:
+        return [f'not readable as JSON: {error}'], {section: [] for section in FIELDS}
     content = content if isinstance(content, dict) else {}
-    lists = {s: content[s] if isinstance(content.get(s), list) else [] for s in _FIELDS}
-    faults = [_wrong(content, s, 'a list with entries') for s in _FIELDS if not lists[s]]
+    lists = {s: content[s] if isinstance(content.get(s), list) else [] for s in FIELDS}
+    faults = [wrong(content, s, 'a list with entries') for s in FIELDS if not lists[s]]
     return faults, {s: [e if isinstance(e, dict) else {} for e in lists[s]] for s in lists}
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; of a key that occurs twice the first value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'key {twice!r} occurs twice in one object')
+    return found
 
 
 def _on_disk(folder: Path, names: Iterable[str]) -> _Files:
@@ -223,127 +185,26 @@ def _listing(folder: str) -> _Files:
         return {}
 
 
-def _each(entries: _Entries, section: str, field: str) -> Iterator[tuple[_Entry, Any]]:
-    """The entries in which a field is as it has to be, with its value."""
-    holds = _FIELDS[section][field].holds
-    return ((entry, entry[field]) for entry in entries[section] if holds(entry.get(field)))
-
-
-def _wrong(entry: _Entry, field: str, what: str) -> str:
-    return f'{field} is {short(entry[field])}, not {what}' if field in entry else f'no {field}'
-
-
-def _wrong_values(split: _Split, section: str, field: str) -> _Problems:
-    what, holds = _FIELDS[section][field]
-    for position, entry in enumerate(split.entries[section]):
-        if not holds(entry.get(field, _ABSENT.get(field))):
-            place = f' in {section}[{position}]' if field == 'id' else ''
-            yield entry, _wrong(entry, field, what) + place
-
-
-def _repeats(split: _Split, section: str, field: str) -> _Problems:
-    seen = set()
-    for entry, value in _each(split.entries, section, field):
-        if value in seen:
-            yield entry, f'duplicate {field} {short(value)}'
-        seen.add(value)
-
-
-def _unknown(split: _Split, field: str, section: str) -> _Problems:
-    known = {value for _, value in _each(split.entries, section, 'id')}
-    for entry, value in _each(split.entries, 'annotations', field):
-        if known and value not in known:
-            yield entry, f'{field} {value} is not in {section}'
-
-
-def _no_area(split: _Split) -> _Problems:
-    for entry, box in _each(split.entries, 'annotations', 'bbox'):
-        if box[2] <= 0 or box[3] <= 0:
-            yield entry, f'box {box} has no area'
-
-
-def _outside(split: _Split) -> _Problems:
-    sizes = {
-        image_id: (image['width'], image['height'])
-        for image, image_id in _each(split.entries, 'images', 'id')
-        if _SIZE.holds(image.get('width')) and _SIZE.holds(image.get('height'))
-    }
-    for entry, image_id in _each(split.entries, 'annotations', 'image_id'):
-        box, size = entry.get('bbox'), sizes.get(image_id)
-        if size and _is_box(box) and _misses(box, *size):
-            yield entry, f'box {box} is outside its {size[0]}x{size[1]} image'
-
-
-def _misses(box: list[float], width: float, height: float) -> bool:
-    x, y, w, h = box
-    return w > 0 and h > 0 and (x >= width or y >= height or x + w <= 0 or y + h <= 0)
-
-
-def _missing(split: _Split) -> _Problems:
-    for image, name in _each(split.entries, 'images', 'file_name'):
-        if name not in split.files:
-            yield image, f'no such file in {split.image_dir}'
-
-
-def _empty(split: _Split) -> _Problems:
-    for image, name in _each(split.entries, 'images', 'file_name'):
-        if name in split.files and not split.files[name].stat().st_size:
-            yield image, 'the file is empty'
-
-
-# Each check with the section its problems are in.
-_Checks = Sequence[tuple[str, Callable[[_Split], _Problems]]]
-_CHECKS: _Checks = (
-    *((s, partial(_wrong_values, section=s, field=f)) for s in _FIELDS for f in _FIELDS[s]),
-    ('images', partial(_repeats, section='images', field='id')),
-    ('annotations', partial(_repeats, section='annotations', field='id')),
-    ('categories', partial(_repeats, section='categories', field='id')),
-    ('categories', partial(_repeats, section='categories', field='name')),
-    ('annotations', partial(_unknown, field='image_id', section='images')),
-    ('annotations', partial(_unknown, field='category_id', section='categories')),
-    ('annotations', _no_area),
-    ('annotations', _outside),
-    ('images', _missing),
-    ('images', _empty),
-)
-
-
-def _check(split: _Split, checks: _Checks) -> Iterator[list[str]]:
-    """The problems of one split, a list for each kind."""
-    yield [f'{split.name}: {fault}' for fault in split.faults]
-    for section, check in checks:
-        yield [f'{split.name}: {_label(section, entry)}: {text}' for entry, text in check(split)]
-
-
-def _label(section: str, entry: _Entry) -> str:
-    return _LABELS[section].format_map(defaultdict(lambda: '?', entry))
-
-
-def _disagreements(train: _Split, val: _Split) -> Iterator[str]:
+def _disagreements(train: Split, val: Split) -> Iterator[str]:
     ours, theirs = (split.entries['categories'] for split in (train, val))
     for pair in zip_longest(ours, theirs, fillvalue={}):
-        one, other = (_label('categories', entry) if entry else 'nothing' for entry in pair)
+        one, other = (label('categories', entry) if entry else 'nothing' for entry in pair)
         if ours and theirs and one != other:
             yield f'{val.name}: {other} where {train.name} has {one}'
 
 
-def _leaks(train: _Split, val: _Split) -> Iterator[str]:
+def _leaks(train: Split, val: Split) -> Iterator[str]:
     seen = {_real_path(file) for file in train.files.values()}
-    for image, name in _each(val.entries, 'images', 'file_name'):
+    for image, name in val.each('images', 'file_name'):
         if name in val.files and _real_path(val.files[name]) in seen:
-            yield f'{val.name}: {_label("images", image)}: the same file is in {train.name}'
+            yield f'{val.name}: {label("images", image)}: the same file is in {train.name}'
 
 
 def _real_path(file: os.DirEntry[str]) -> str:
     return os.path.realpath(file.path) if file.is_symlink() else file.path
 
 
-def _has_mask(annotation: _Entry) -> bool:
-    found = annotation.get('segmentation')
-    return isinstance(found, list | dict) and bool(found) and all(found)
-
-
-def _summary(split: _Split) -> CocoSplit:
+def _summary(split: Split) -> CocoSplit:
     annotations = split.entries['annotations']
     solid = [annotation for annotation in annotations if not annotation.get('iscrowd')]
     return CocoSplit(
@@ -352,5 +213,26 @@ def _summary(split: _Split) -> CocoSplit:
         classes=tuple(category['name'] for category in split.entries['categories']),
         num_images=len(split.entries['images']),
         num_boxes=len(annotations),
-        has_masks=bool(solid) and all(map(_has_mask, solid)),
+        has_masks=all(is_given(annotation.get('segmentation')) for annotation in annotations),
+        has_rle=any(isinstance(annotation.get('segmentation'), dict) for annotation in solid),
+        shortest_side=min(map(min, split.sizes.values())),
+        counts=_counts(split, len(annotations) - len(solid)),
     )
+
+
+def _counts(split: Split, crowds: int) -> str:
+    """What is used of a split, and what is not."""
+    images, boxes = len(split.entries['images']), len(split.usable)
+    empty = images - len({annotation['image_id'] for annotation in split.usable})
+    dropped = len(split.entries['annotations']) - boxes - crowds
+    turned = sum(picture.turned for picture in split.pictures.values())
+    parts = (
+        (images, 'images'),
+        (empty, 'of them without boxes'),
+        (turned, 'of them turned upright by EXIF'),
+        (boxes, 'boxes'),
+        (crowds, 'crowds'),
+        (dropped, 'dropped boxes'),
+        (len(split.entries['categories']), 'classes'),
+    )
+    return f'{split.name}: ' + ', '.join(f'{count:,} {what}' for count, what in parts if count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -140,21 +140,27 @@ def _write(file: Path, folder: ImageFolder, size: int) -> None:
 def _each(folder: ImageFolder, what: str, read: _Reader) -> Iterator:
     """Read every image, and raise all faults as one error at the end."""
     faults = []
-    pool = ThreadPoolExecutor()
-    try:
-        tried = pool.map(partial(_try, read, half=folder.half), folder.paths)
-        shown = track(tried, f'{what} {folder.root.name}', total=folder.num_images)
-        for path, (found, fault) in zip(folder.paths, shown, strict=True):
-            if fault:
-                faults.append(f'{folder.name(path)}: {fault}')
-            else:
-                yield found
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C and a full disk do not wait for the rest
+    tried = in_threads(
+        partial(_try, read, half=folder.half), folder.paths, f'{what} {folder.root.name}'
+    )
+    for path, (found, fault) in zip(folder.paths, tried, strict=True):
+        if fault:
+            faults.append(f'{folder.name(path)}: {fault}')
+        else:
+            yield found
     if faults:
         more = [f'... and {len(faults) - SHOWN} more'] * (len(faults) > SHOWN)
         count = f'{len(faults)} of {folder.num_images} images cannot be read'
         raise UserError('\n  '.join([f'{folder.root}: {count}', *faults[:SHOWN], *more]))
+
+
+def in_threads(read: Callable[[Any], Any], paths: Collection, what: str) -> Iterator:
+    """What `read` returns for each path, in their order, under a progress bar."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield from track(pool.map(read, paths), what, total=len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C and a full disk do not wait for the rest
 
 
 def _try(read: _Reader, path: Path, half: str | None) -> tuple[Any, str | None]:

@@ -76,6 +76,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='let boxes without area pass, which MMDetection drops (COCO train2017 has two)',
     )
+    add(
+        '--allow-leaks',
+        action='store_true',
+        help='let images of the training split be in the validation split too',
+    )
     add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
     add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
 

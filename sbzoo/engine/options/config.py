@@ -74,7 +74,7 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         cfg.merge_from_dict(_key_values(args.cfg_options))
     if args.data:
-        set_data(cfg, args.data, args.drop_empty_boxes)
+        set_data(cfg, args.data, args.drop_empty_boxes, args.allow_leaks)
     for option, change in CHANGES.items():
         value = getattr(args, option, None)
         if value is not None and value is not False:  # 0 is a seed

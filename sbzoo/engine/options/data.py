@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from sbzoo.data.coco import CocoFolder, read_folder
@@ -16,15 +17,19 @@ from sbzoo.errors import UserError
 from sbzoo.metrics.coco_ap import DETECTIONS
 
 
-def set_data(cfg: Config, root: str, drop_empty_boxes: bool = False) -> None:
+def set_data(
+    cfg: Config, root: str, drop_empty_boxes: bool = False, allow_leaks: bool = False
+) -> None:
     """Train and evaluate on another folder, of the kind that the config's data set is of.
+
+    What is found there is logged. The options are those of `read_folder`.
 
     Raises:
         UserError: The folder is not of this kind, or something in it is malformed.
     """
     kind = DATASETS.get(leaf(cfg.train_dataloader.dataset).type)
     if kind is None:  # MMDetection's are in a registry of their own
-        set_coco(cfg, read_folder(root, drop_empty_boxes))
+        set_coco(cfg, read_folder(root, drop_empty_boxes, allow_leaks))
     elif issubclass(kind, CIFAR10Dataset):
         set_cifar10(cfg, root)
     elif issubclass(kind, UnpairedFolders):
@@ -111,11 +116,13 @@ def set_coco(cfg: Config, folder: CocoFolder) -> None:
     """Train and validate on a COCO-format folder, with the config's own pipelines.
 
     Raises:
-        UserError: The model learns masks and the annotations have none.
+        UserError: The model learns masks and not all annotations have them in a form that it reads,
+            or the config leaves out images as small as some of these.
     """
-    learns_masks = any(part.get('with_mask') for part in typed_dicts(cfg.train_dataloader))
-    if learns_masks and not (folder.train.has_masks and folder.val.has_masks):
-        raise UserError(f'{folder.root}: the model predicts masks, the annotations have none')
+    _check_masks(cfg, folder)
+    _check_sides(cfg, folder)
+    for split in (folder.train, folder.val):
+        print_log(split.counts, logger='current')
     metric = _coco_metric(cfg.val_evaluator)
     for name, split in (('train', folder.train), ('val', folder.val), ('test', folder.val)):
         coco = dict(
@@ -134,6 +141,28 @@ def set_coco(cfg: Config, folder: CocoFolder) -> None:
     for part in typed_dicts(cfg.model):
         if 'num_classes' in part:
             part['num_classes'] = len(folder.classes)
+
+
+def _check_masks(cfg: Config, folder: CocoFolder) -> None:
+    readers = [p for p in typed_dicts(cfg.train_dataloader) if p.get('with_mask')]
+    if readers and not (folder.train.has_masks and folder.val.has_masks):
+        raise UserError(
+            f'{folder.root}: the model predicts masks, the annotations have none or not all of them'
+        )
+    if folder.train.has_rle and any(not p.get('poly2mask', True) for p in readers):
+        raise UserError(
+            f'{folder.root}: some segmentations are run lengths, and this config reads polygons '
+            'alone (poly2mask=False)'
+        )
+
+
+def _check_sides(cfg: Config, folder: CocoFolder) -> None:
+    least = (leaf(cfg.train_dataloader.dataset).get('filter_cfg') or {}).get('min_size', 0)
+    if folder.train.shortest_side < least:
+        raise UserError(
+            f'{folder.root}: the config leaves out images with a side below {least} pixels, and '
+            f'one has {folder.train.shortest_side}; filter_cfg=dict(min_size=0) keeps them'
+        )
 
 
 def _coco_metric(evaluator: dict | list) -> list[str]:
