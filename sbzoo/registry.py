@@ -20,6 +20,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
 MODULES = (
     'sbzoo.checkpoint.io',
     'sbzoo.data.datasets',
+    'sbzoo.data.file_errors',
     'sbzoo.data.transforms',
     'sbzoo.detection.heads',
     'sbzoo.detection.losses',

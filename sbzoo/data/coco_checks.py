@@ -25,6 +25,7 @@ ROUNDING = 2
 # More boxes than this past their image are no rounding and no objects that the edge cuts off:
 # corners in the place of sizes put about three in four of them past it.
 MANY = 1 / 3
+LARGEST = 1e10  # square pixels; COCO's AP leaves out what is above
 
 
 class _Kind(NamedTuple):
@@ -43,13 +44,9 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-_ID = _Kind('a whole number of 64 bits', _is_id)
+_ID = _Kind('a whole number', lambda value: type(value) is int)
 _NUMBER = _Kind('a finite number', _is_number)
-_SIZE = _Kind('a positive whole number', lambda value: _is_id(value) and value > 0)
+_SIZE = _Kind('a positive whole number', lambda value: type(value) is int and value > 0)
 _TEXT = _Kind('a non-empty string', lambda value: isinstance(value, str) and value != '')
 _BOX = _Kind('four finite numbers', _is_box)
 _FLAG = _Kind('0 or 1', lambda value: value in (0, 1))
@@ -187,7 +184,7 @@ def _empty_boxes(split: Split) -> Problems:
     for entry, box in split.each('annotations', 'bbox'):
         if min(box[2:]) < 1 and not split.in_fractions:
             lacks = 'no area' if min(box[2:]) <= 0 else 'a side below one pixel'
-            yield entry, f'box {box} has {lacks}'
+            yield entry, f'box {short(box)} has {lacks}'
 
 
 def _empty_areas(split: Split) -> Problems:
@@ -197,12 +194,18 @@ def _empty_areas(split: Split) -> Problems:
             yield entry, f'area is {area}, and MMDetection drops such boxes: give width x height'
 
 
+def _huge_areas(split: Split) -> Problems:
+    for entry, area in split.each('annotations', 'area'):
+        if area > LARGEST:
+            yield entry, f'area is {short(area)}, and COCO evaluates up to {LARGEST:g}'
+
+
 def _outside(split: Split) -> Problems:
     for entry, box, (width, height) in split.placed:
         if min(box[2:]) > 0 and _misses(box, width, height):
-            yield entry, f'box {box} is outside its {width}x{height} image'
+            yield entry, f'box {short(box)} is outside its {width}x{height} image'
         elif _overhang(box, width, height) > max(width, height):
-            yield entry, f'box {box} reaches far past its {width}x{height} image'
+            yield entry, f'box {short(box)} reaches far past its {width}x{height} image'
 
 
 def _misses(box: list[float], width: float, height: float) -> bool:
@@ -267,6 +270,7 @@ _CHECKS: Checks = (
     ('annotations', partial(_unknown, field='category_id', section='categories')),
     ('annotations', _ignored),
     *EMPTY,
+    ('annotations', _huge_areas),
     ('annotations', _outside),
     ('annotations', _bad_segmentations),
     ('images', _missing),
@@ -302,12 +306,14 @@ def _faults_of_all(split: Split) -> Iterator[str]:
         entry, box, (width, height) = over[0]
         yield (
             f'{len(over)} of {len(split.placed)} boxes reach past their image, the first is '
-            f'annotation {entry.get("id")}, {box} of {width}x{height}: {_cause(split)}'
+            f'annotation {entry.get("id")}, {short(box)} of {width}x{height}: {_cause(split)}'
         )
 
 
 def _cause(split: Split) -> str:
     """Why boxes reach past their images, most likely."""
     order = 'bbox is x, y, width, height in pixels'
-    corners = all(x < u and y < v for _, (x, y, u, v), _ in split.placed)
+    corners = all(
+        x < u <= w + ROUNDING and y < v <= h + ROUNDING for _, (x, y, u, v), (w, h) in split.placed
+    )
     return f'they are corners x1, y1, x2, y2, it seems; {order}' if corners else order

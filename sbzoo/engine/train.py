@@ -27,6 +27,7 @@ from sbzoo.engine.visualize import (
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.image_to_image import Translation
+from sbzoo.metrics.generative import FrechetDistance
 from sbzoo.paths import command
 
 TIMES = ('time', 'data_time')  # what mmengine logs of a validation beside its metrics
@@ -50,6 +51,7 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
     check_save_best(cfg)
     runner = Runner.from_cfg(cfg)
     check_spans(cfg, len(runner.train_dataloader))
+    check_evaluation(runner)
     if resume and not checkpoint:
         runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')
     runner.train()
@@ -81,6 +83,19 @@ def check_save_best(cfg: Config) -> None:
     for name in [wanted] if isinstance(wanted, str) else wanted:
         if name not in known:
             raise UserError(f'save_best={name!r}: the evaluation gives {", ".join(known)}')
+
+
+def check_evaluation(runner: Runner) -> None:
+    """Check that the evaluation of a GAN has images enough.
+
+    Raises:
+        UserError: It has not; the metric would say so after the first epoch.
+    """
+    if runner.val_loop is None:
+        return
+    for metric in runner.val_evaluator.metrics:
+        if isinstance(metric, FrechetDistance):
+            metric.require(len(runner.val_dataloader.dataset))
 
 
 def test(cfg: Config, reference: str | Path) -> tuple[Runner, dict[str, float]]:

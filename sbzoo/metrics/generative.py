@@ -13,6 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
+from sbzoo.errors import UserError
 from sbzoo.metrics.compare import PRDC, compare_features
 from sbzoo.metrics.extractors import build_extractor, extractor_name
 from sbzoo.metrics.extractors.base import frechet_name, kid_name
@@ -75,6 +76,20 @@ class FrechetDistance(BaseMetric):
         if held_out is not None:
             keys.append(f'{name}-real')
         return tuple(f'{prefix}/{key}' if prefix else key for key in keys)
+
+    def require(self, generated: int) -> None:
+        """Check that the evaluation will have images enough, which a training should not find out.
+
+        Raises:
+            UserError: A set is of less than the two images that a covariance takes.
+        """
+        images = [source for source in self.sources if not isinstance(source, FeatureStatistics)]
+        counts = {f'real (in {getattr(s, "data_root", s)})': len(s) for s in images}
+        for what, count in {**counts, 'generated': generated}.items():
+            if count < 2:
+                raise UserError(
+                    f'the evaluation has {count} {what} image(s), and a distance takes two or more'
+                )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the features of a batch of generated images."""

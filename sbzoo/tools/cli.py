@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import traceback
 import warnings
@@ -46,14 +47,23 @@ def _leave(message: str, status: int) -> None:
 
 def _message(error: Exception) -> str:
     if isinstance(error, UserError):
-        return f'error: {error}'
+        return f'error: {_text(error)}'
     if isinstance(error, URLError):
         hint = 'train without them by --scratch'
         return f'error: the pretrained weights could not be downloaded ({error.reason}); {hint}'
     if isinstance(error, OSError):
         return f'error: {error.filename or "input or output"}: {error.strerror or error}'
-    reason = str(error).strip().splitlines()[:1]
+    reason = _text(error).splitlines()[:1]
     return f'error: {type(error).__name__}: {"".join(reason)} (--debug shows where)'
+
+
+def _text(error: Exception) -> str:
+    """What an error says; torch hides that of a data worker at the end of a page."""
+    text = str(error).strip()
+    if ' in DataLoader worker process ' not in text.partition('\n')[0]:
+        return text
+    last = re.split(r'\n(?=\S)', text)[-1]  # and what is indented below it
+    return last.partition(': ')[2] or last
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

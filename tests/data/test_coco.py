@@ -239,7 +239,7 @@ FAULTS = [
     (drop('annotations', 'bbox'), 'annotation 1 (image 1): no bbox'),
     (drop('annotations', 'area'), 'annotation 1 (image 1): no area'),
     (drop('annotations', 'id'), 'annotation ? (image 1): no id in annotations[0]'),
-    (annotations(image_id=[1]), 'annotation 1 (image [1]): image_id is [1], not a whole number of 64 bits'),
+    (annotations(image_id=[1]), 'annotation 1 (image [1]): image_id is [1], not a whole number'),
     (annotations(area='9'), "annotation 1 (image 1): area is '9', not a finite number"),
     (annotations(iscrowd=2), 'annotation 1 (image 1): iscrowd is 2, not 0 or 1'),
     (box(1, 2, 3), 'annotation 1 (image 1): bbox is [1, 2, 3], not four finite numbers'),

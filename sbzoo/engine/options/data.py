@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from sbzoo.data.coco import CocoFolder, read_folder
 from sbzoo.data.datasets import CIFAR10Dataset, PairedFolders, UnpairedFolders
 from sbzoo.data.image_folder import read_image_folder
-from sbzoo.data.paired_folders import read_domains, read_pairs
+from sbzoo.data.paired_folders import Domains, read_domains, read_pairs
 from sbzoo.engine.options.parts import leaf, typed_dicts
 from sbzoo.errors import UserError
 from sbzoo.metrics.coco_ap import DETECTIONS
@@ -46,6 +46,8 @@ def set_images(cfg: Config, root: str) -> None:
     folder = read_image_folder(root, labels=conditional)
     if folder.num_images < 2:
         raise UserError(f'{root}: one image; a distribution takes two or more')
+    classes = f', {len(folder.classes)} classes' if conditional else ''
+    _log(f'{root}: {folder.num_images:,} images{classes}')
     dataset = dict(
         type='ImageFolderDataset',
         data_root=str(root),
@@ -71,10 +73,17 @@ def set_cifar10(cfg: Config, root: str) -> None:
 
 
 def set_domains(cfg: Config, root: str) -> None:
-    """Translate between folders trainA and trainB, tested on testA and testB if there are such."""
-    read_domains(root)
-    tests = [name for name in ('testA', 'testB') if (Path(root) / name).is_dir()]
-    names = tests if len(tests) == 2 else ('trainA', 'trainB')
+    """Translate between folders trainA and trainB, tested on testA and testB if there are such.
+
+    Raises:
+        UserError: One of these is missing or holds no images.
+    """
+    _log_domains(root, read_domains(root))
+    names = 'testA', 'testB'
+    if any((Path(root) / name).is_dir() for name in names):
+        _log_domains(root, read_domains(root, *names))
+    else:
+        names = 'trainA', 'trainB'
     _set_translation(cfg, 'UnpairedFolders', root, root, source=names[0], target=names[1])
     for name, tested in zip(('val', 'test'), _evaluated(cfg), strict=True):
         target = dict(data_root=str(Path(root) / names[1]), image_size=tested.image_size)
@@ -82,12 +91,27 @@ def set_domains(cfg: Config, root: str) -> None:
 
 
 def set_pairs(cfg: Config, root: str) -> None:
-    """Translate between pairs, of the folders train and val or test if there are such."""
+    """Translate between pairs, of the folders train and val or test if there are such.
+
+    Raises:
+        UserError: The folder is not of pairs, or it has a folder to test with and none to train on.
+    """
     splits = [p for name in ('train', 'val', 'test') if (p := Path(root) / name).is_dir()]
     train, test = (splits[0], splits[-1]) if splits else (root, root)
-    for split in {train, test}:
-        read_pairs(split)
+    if splits and train.name != 'train':
+        raise UserError(f'{root}: a folder {train.name}, and no folder train')
+    for split in dict.fromkeys((train, test)):
+        _log(f'{split}: {read_pairs(split).source.num_images:,} pairs')
     _set_translation(cfg, 'PairedFolders', train, test)
+
+
+def _log_domains(root: str, domains: Domains) -> None:
+    both = (f'{f.num_images:,} images in {f.root.name}' for f in (domains.source, domains.target))
+    _log(f'{root}: {", ".join(both)}')
+
+
+def _log(counts: str) -> None:
+    print_log(f'data: {counts}', logger='current')
 
 
 def _set_translation(
@@ -122,7 +146,7 @@ def set_coco(cfg: Config, folder: CocoFolder) -> None:
     _check_masks(cfg, folder)
     _check_sides(cfg, folder)
     for split in (folder.train, folder.val):
-        print_log(split.counts, logger='current')
+        _log(split.counts)
     metric = _coco_metric(cfg.val_evaluator)
     for name, split in (('train', folder.train), ('val', folder.val), ('test', folder.val)):
         coco = dict(
