@@ -314,6 +314,7 @@ def _cause(split: Split) -> str:
     """Why boxes reach past their images, most likely."""
     order = 'bbox is x, y, width, height in pixels'
     corners = all(
-        x < u <= w + ROUNDING and y < v <= h + ROUNDING for _, (x, y, u, v), (w, h) in split.placed
+        x < right <= width + ROUNDING and y < bottom <= height + ROUNDING
+        for _, (x, y, right, bottom), (width, height) in split.placed
     )
     return f'they are corners x1, y1, x2, y2, it seems; {order}' if corners else order

@@ -253,6 +253,51 @@ FAULTS = [
     ),
     (box(10, 5, 0, 8), 'annotation 1 (image 1): box [10, 5, 0, 8] has no area'),
     (box(10, 5, 8, -8), 'annotation 1 (image 1): box [10, 5, 8, -8] has no area'),
+    (box(10, 5, 0.5, 8), 'annotation 1 (image 1): box [10, 5, 0.5, 8] has a side below one pixel'),
+    (
+        annotations(area=0),
+        'annotation 1 (image 1): area is 0, and MMDetection drops such boxes: give width x height',
+    ),
+    (
+        annotations(area=1e11),
+        'annotation 1 (image 1): area is 100000000000.0, and COCO evaluates up to 1e+10',
+    ),
+    (
+        annotations(ignore=1),
+        'annotation 1 (image 1): ignore is 1: MMDetection trains without this box, and evaluates'
+        ' with it; iscrowd 1 leaves it out of both',
+    ),
+    (
+        box(4, 4, 1e9, 8),
+        'annotation 1 (image 1): box [4, 4, 1000000000.0, 8] reaches far past its 64x48 image',
+    ),
+    (
+        annotations(segmentation=[[1, 2, 3, 4]]),
+        'annotation 1 (image 1): polygon 1 has 4 number(s), not x and y of three points or more',
+    ),
+    (
+        lambda data: [a.update(iscrowd=1) for a in data['annotations']],
+        'no box to learn from: each is a crowd (iscrowd 1), ignored, empty or outside of its image',
+    ),
+    (
+        lambda data: [a.update(bbox=[v / 64 for v in a['bbox']]) for a in data['annotations']],
+        'boxes are fractions of their image, as no value is above 1; bbox is in pixels',
+    ),
+    (
+        lambda data: [a.update(bbox=[40, 30, 30, 40]) for a in data['annotations'][:2]],
+        '2 of 3 boxes reach past their image, the first is annotation 1, [40, 30, 30, 40] of 64x48:'
+        ' bbox is x, y, width, height in pixels',
+    ),
+    (
+        lambda data: [a.update(bbox=[40, 30, 60, 48]) for a in data['annotations']],
+        '3 of 3 boxes reach past their image, the first is annotation 1, [40, 30, 60, 48] of 64x48:'
+        ' they are corners x1, y1, x2, y2, it seems; bbox is x, y, width, height in pixels',
+    ),
+    (images(width=64.0), 'image 1 (1.png): width is 64.0, not a positive whole number'),
+    (
+        lambda data: data['images'][1].update(width=63),
+        'image 2 (2.png): the picture is 64x48, and 63x48 is annotated',
+    ),
     (box(64, 5, 8, 8), 'annotation 1 (image 1): box [64, 5, 8, 8] is outside its 64x48 image'),
     (box(5, 48, 8, 8), 'annotation 1 (image 1): box [5, 48, 8, 8] is outside its 64x48 image'),
     (box(-8, 5, 8, 8), 'annotation 1 (image 1): box [-8, 5, 8, 8] is outside its 64x48 image'),
@@ -314,11 +359,21 @@ def test_a_truncated_file(folder):
     assert 'line 13 column 7' in line
 
 
-@pytest.mark.parametrize('written', [b'', b'\xff\xd8\xff\xe0', b'train.json'])
+DEEP = b'[' * 100_000 + b']' * 100_000
+
+
+@pytest.mark.parametrize('written', [b'', b'\xff\xd8\xff\xe0', b'train.json', DEEP])
 def test_a_file_that_is_no_json(folder, written):
     (folder / TRAIN).write_bytes(written)
     _, (line,) = problems(folder)
     assert line.startswith(f'{TRAIN}: not readable as JSON: ')
+
+
+def test_a_key_that_occurs_twice(folder):
+    text = (folder / TRAIN).read_text()
+    (folder / TRAIN).write_text(text.replace('"area"', '"area": 1, "area"', 1))
+    line = "not readable as JSON: key 'area' occurs twice in one object"
+    assert problems(folder)[1] == [f'{TRAIN}: {line}']
 
 
 def test_a_file_that_is_a_bare_list(folder):
@@ -353,11 +408,6 @@ def test_a_dangling_link(folder):
     assert problems(folder)[1] == [f'{TRAIN}: image 2 (2.png): no such file in {folder / "train"}']
 
 
-def test_an_empty_image(folder):
-    (folder / 'val/101.png').write_bytes(b'')
-    assert problems(folder)[1] == [f'{VAL}: image 101 (101.png): the file is empty']
-
-
 @pytest.mark.parametrize(
     ('categories', 'lines'),
     [
@@ -385,6 +435,30 @@ def test_splits_of_other_categories(folder, categories, lines):
 def test_one_file_in_both_splits(folder):
     link(folder / 'train/2.png', folder / 'val/101.png')
     assert problems(folder)[1] == [f'{VAL}: image 101 (101.png): the same file is in {TRAIN}']
+    assert read_folder(folder, allow_leaks=True).val.num_images == 2
+
+
+def turn(path: Path, orientation: int, size: tuple[int, int] = (64, 48)) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.new('RGB', size).save(path, exif=exif)
+
+
+def test_a_picture_that_is_turned_as_it_is_read(folder):
+    turn(folder / 'train/1.png', 6)
+    assert problems(folder)[1] == [
+        f'{TRAIN}: image 1 (1.png): its EXIF orientation turns it from 64x48 to 48x64 as it is'
+        ' read, and 64x48 is annotated: turn the boxes, or remove the orientation'
+    ]
+    turn(folder / 'train/1.png', 6, (48, 64))  # to what is annotated
+    assert '1 of them turned upright by EXIF' in read_folder(folder).train.counts
+
+
+@pytest.mark.parametrize('data', [b'hello', b''])
+def test_a_picture_that_is_none(folder, data):
+    (folder / 'val/101.png').write_bytes(data)
+    fault = 'not an image' if data else 'the file is empty'
+    assert problems(folder)[1] == [f'{VAL}: image 101 (101.png): {fault}']
 
 
 def test_one_linked_image_folder_for_both_splits(folder):
@@ -461,4 +535,9 @@ def test_empty_boxes_may_be_dropped(folder):
     edit(folder, box(10, 5, 0, 8))
     with pytest.raises(UserError, match='has no area'):
         read_folder(folder)
-    assert read_folder(folder, drop_empty_boxes=True).train.num_boxes > 0
+    edit(folder, annotations(area=0, bbox=[10, 5, 8, 8]), VAL)
+    found = read_folder(folder, drop_empty_boxes=True)
+    for split in (found.train, found.val):
+        assert split.counts.endswith(
+            '2 images, 1 of them without boxes, 1 boxes, 1 crowds, 1 dropped boxes, 2 classes'
+        )

@@ -32,6 +32,10 @@ def folder(root, name: str):
         image(root / '0.png')
     if name == 'corrupt':
         (root / '1.png').write_bytes((root / '0.png').read_bytes()[:60])
+    if name in ('testA', 'testB'):
+        for inner in ('trainA', 'trainB', 'testA', 'testB'):
+            for i in range(2 - (inner == name)):
+                image(root / inner / f'{i}.png')
     if name == 'unpaired':
         image(root / 'A/0.png')
         image(root / 'B/1.png')
@@ -46,6 +50,8 @@ def folder(root, name: str):
         (CONFIG, 'corrupt', '1 of 2 images cannot be read'),
         ('configs/sngan_gn_b2.py', 'single', 'in no sub-folder'),
         ('configs/cyclegan_in_b1.py', 'single', 'trainA: no such folder'),
+        ('configs/cyclegan_in_b1.py', 'testA', '1 generated image(s), and a distance takes two'),
+        ('configs/cyclegan_in_b1.py', 'testB', 'testB) image(s), and a distance takes two'),
         ('configs/pix2pix_in_b1.py', 'unpaired', 'without a partner'),
     ],
 )

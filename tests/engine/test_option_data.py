@@ -16,6 +16,11 @@ from sbzoo.engine.options.schedule import check_spans, set_epochs
 from sbzoo.errors import UserError
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('SBZOO_CACHE', str(tmp_path / 'cache'))
+
+
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory):
     """Two images with a box and a mask each, as train and as val."""
@@ -65,16 +70,51 @@ def test_any_mmdetection_config_reads_the_folder(coco, name, metric):
     assert 'datasets' not in str(cfg.train_dataloader)
 
 
-def test_masks_that_are_learned_have_to_be_there(coco, tmp_path):
+def changed(coco: Path, root: Path, **values) -> str:
+    """A folder with other values in its first annotation; None takes the field away."""
     content = json.loads((coco / 'annotations/train.json').read_text())
-    for annotation in content['annotations']:
-        del annotation['segmentation']
+    first = content['annotations'][0]
+    first.update(values)
+    content['annotations'][0] = {k: v for k, v in first.items() if v is not None}
+    (root / 'annotations').mkdir(exist_ok=True)
     for split in ('train', 'val'):
-        (tmp_path / split).symlink_to(coco / split)
-        (tmp_path / 'annotations').mkdir(exist_ok=True)
-        (tmp_path / f'annotations/{split}.json').write_text(json.dumps(content))
-    with pytest.raises(UserError, match='predicts masks, the annotations have none'):
-        set_data(load_config('mmdet::solo/solo_r50_fpn_1x_coco.py'), str(tmp_path))
+        (root / split).symlink_to(coco / split)
+        (root / f'annotations/{split}.json').write_text(json.dumps(content))
+    return str(root)
+
+
+@pytest.mark.parametrize('iscrowd', [0, 1])
+def test_masks_that_are_learned_have_to_be_there(coco, tmp_path, iscrowd):
+    """Those of crowds, too: MMDetection's reader knows no other."""
+    root = changed(coco, tmp_path, segmentation=None, iscrowd=iscrowd)
+    with pytest.raises(UserError, match='predicts masks, the annotations have none or not all'):
+        set_data(load_config('mmdet::solo/solo_r50_fpn_1x_coco.py'), root)
+
+
+def test_masks_have_to_be_in_a_form_that_is_read(coco, tmp_path):
+    """With poly2mask=False MMDetection ignores what has run lengths."""
+    root = changed(coco, tmp_path, segmentation=dict(size=[40, 40], counts=[99, 1501]))
+    set_data(load_config('mmdet::solo/solo_r50_fpn_1x_coco.py'), root)
+    with pytest.raises(UserError, match='run lengths, and this config reads polygons alone'):
+        set_data(load_config('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'), root)
+
+
+def test_pictures_that_the_config_leaves_out(coco):
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    cfg.train_dataloader.dataset.filter_cfg = dict(min_size=41)
+    with pytest.raises(UserError, match='images with a side below 41 pixels, and one has 40'):
+        set_data(cfg, str(coco))
+
+
+def test_leaks_may_be_allowed(coco, tmp_path):
+    root = changed(coco, tmp_path)
+    (tmp_path / 'val').unlink()
+    (tmp_path / 'val').symlink_to(coco / 'train')
+    cfg = load_config('configs/retinanet_gn_b2.py')
+    with pytest.raises(UserError, match=r'image 1 \(1.png\): the same file is in .*train.json'):
+        set_data(cfg, root)
+    set_data(cfg, root, allow_leaks=True)
+    assert cfg.val_dataloader.dataset.ann_file == f'{root}/annotations/val.json'
 
 
 def test_a_crowd_is_0_or_1_where_it_is_said(coco, tmp_path):
@@ -102,6 +142,20 @@ def test_translations_are_measured_against_the_domain_of_the_folder(tmp_path):
     set_data(cfg, str(tmp_path))
     assert len(DATASETS.build(cfg.val_evaluator.real)) == 3
     assert cfg.test_evaluator.real.data_root == str(tmp_path / 'testB')
+
+
+def test_both_domains_are_tested(tmp_path):
+    for name in ('trainA', 'trainB', 'testA'):
+        images(tmp_path / name, 2)
+    with pytest.raises(UserError, match='testB: no such folder'):
+        set_data(load_config('configs/cyclegan_in_b1.py'), str(tmp_path))
+
+
+def test_pairs_to_test_with_are_not_trained_on(tmp_path):
+    for name in ('A', 'B'):
+        images(tmp_path / 'test' / name, 2)
+    with pytest.raises(UserError, match='a folder test, and no folder train'):
+        set_data(load_config('configs/pix2pix_in_b1.py'), str(tmp_path))
 
 
 def test_cifar_is_where_one_says():
