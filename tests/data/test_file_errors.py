@@ -33,11 +33,14 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('error', 'text'),
-    [('KeyError', "KeyError: 'masks\\n and boxes'"), ('UserError', 'masks and boxes')],
+    ('error', 'workers', 'text'),
+    [
+        ('KeyError', 0, "KeyError: 'masks\\n and boxes'"),
+        ('KeyError', 1, "KeyError: 'masks\\n and boxes'"),
+        ('UserError', 0, 'masks and boxes'),
+    ],
 )
-@pytest.mark.parametrize('workers', [0, 1])
-def test_the_file_is_named(folder, error, text, workers):
+def test_the_file_is_named(folder, error, workers, text):
     pipeline = [dict(type='Fails', error=error)]
     cfg = dict(type='ImageFolderDataset', data_root=folder, image_size=8, pipeline=pipeline)
     dataset = DATASETS.build(dict(cfg, _scope_='mmengine'))
