@@ -18,7 +18,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional da
     import mmdet.datasets
 
 MODULES = (
-    'sbzoo.checkpoint.io',
+    'sbzoo.checkpoint.mmengine_loaders',
     'sbzoo.data.datasets',
     'sbzoo.data.file_errors',
     'sbzoo.data.transforms',

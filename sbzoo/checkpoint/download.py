@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -35,6 +35,18 @@ class Unreachable(Exception):
 
 class _Passing(Exception):
     """An attempt failed for a reason that may pass."""
+
+
+class _WithinHttp(HTTPRedirectHandler):
+    """Python's own also goes on to ftp."""
+
+    def redirect_request(self, req: Request, *args: Any) -> Request | None:
+        *_, target = args
+        if not target.startswith(('http://', 'https://')):
+            raise UserError(
+                f'{req.full_url}: redirects to {target}, which is no http:// or https://'
+            )
+        return super().redirect_request(req, *args)
 
 
 class _Answer(NamedTuple):
@@ -95,7 +107,8 @@ def _attempt(url: str, part: Path) -> int:
 def _open(url: str, start: int) -> _Answer:
     headers = {'User-Agent': 'sbzoo'} | ({'Range': f'bytes={start}-'} if start else {})
     try:
-        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+        opener = build_opener(_WithinHttp)
+        response = opener.open(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
         if error.code == RANGE_REFUSED and start:

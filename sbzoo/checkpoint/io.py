@@ -1,37 +1,29 @@
-"""Checkpoint I/O: atomic writes, safe reading that runs no code, strict or partial state dicts.
-
-mmengine reads by this module too, so that `load_from` and `init_cfg` of any config do.
-"""
+"""Checkpoint I/O: atomic writes, safe reading that runs no code, strict or partial state dicts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import logging
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import IO
+from typing import Any
 
-import numpy as np
 import torch
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
-from mmengine.logging import HistoryBuffer, print_log
-from mmengine.model import PretrainedInit, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import _load_checkpoint_to_model
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from mmengine.logging import print_log
+from torch import Tensor, nn
 
+from sbzoo.checkpoint import formats
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.key_maps import Weights, below, own_keys
-from sbzoo.checkpoint.resolve import CARD, HUB, TABLES, resolve
+from sbzoo.checkpoint.resolve import CARD, resolve
 from sbzoo.errors import UserError
 from sbzoo.files import write
 from sbzoo.norm.key_names import with_own_names
 
 SHOWN = 3  # keys of each kind, where a model and its weights do not fit
+USUAL = 'state_dict', 'model'  # of mmengine and Lightning; of Detectron and timm
+WEIGHT = 'a dense tensor'
+FLOATS = torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64
 
 
 @register_backend('atomic')
@@ -54,107 +46,73 @@ def load(reference: str | Path, sha256: str | None = None) -> dict:
         `state_dict`, `meta`, and what else was saved; on the CPU.
 
     Raises:
-        UserError: The file is not found, cannot be downloaded, is broken, or would run code when
-            read.
+        UserError: The file is not found, cannot be downloaded, is broken, would run code when
+            read, or its weights are no dense tensors.
     """
     path = resolve(reference, sha256)
-    checkpoint = _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    checkpoint = _with_state_dict(path, formats.read(path))
     weights = checkpoint['state_dict']
+    _warn_of_infinite(path, weights)
     scheme, _, name = str(reference).rpartition('://')
     if f'{scheme}://' == CARD:
         weights = own_keys(card(name), weights)
     if scheme == 'mmcls':  # a classifier, of which detectors take this
         weights = below('backbone.', weights)
-    return {'meta': {}, **checkpoint, 'state_dict': weights}
+    return {**checkpoint, 'meta': checkpoint.get('meta') or {}, 'state_dict': weights}
 
 
-def _read_safetensors(path: Path) -> dict:
-    try:
-        with safe_open(path, framework='pt') as file:
-            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return dict(state_dict=state_dict, meta=file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f'{path}: the checkpoint is broken or cut short ({error})') from error
+def _with_state_dict(path: Path, saved: Any) -> dict:
+    """What was saved, with its weights under `state_dict` whatever their author called them."""
+    if not isinstance(saved, dict) or not saved:
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict, but is {_kind(saved)}')
+    name = _name_of_weights(path, saved)
+    weights = saved[name] if name else saved
+    for key, value in weights.items():
+        if _kind(value) != WEIGHT or not isinstance(key, str):
+            place = f'{name}[{key!r}]' if name else repr(key)
+            raise UserError(f'{path}: {place} is {_kind(value)}, where weights are {WEIGHT}s')
+    return {**(saved if name else {}), 'state_dict': weights}
 
 
-def _read_torch(file: Path | IO[bytes]) -> dict:
-    checkpoint = _unpickle(file)
-    if isinstance(checkpoint, dict) and checkpoint:
-        if all(map(torch.is_tensor, checkpoint.values())):  # as timm and torchvision publish them
-            return dict(state_dict=checkpoint)
-        weights = checkpoint.get('state_dict', checkpoint.get('model'))
-        if isinstance(weights, dict):
-            return dict(checkpoint, state_dict=weights)
-    raise UserError(f'{file}: not a checkpoint: it has no state_dict')
+def _name_of_weights(path: Path, saved: dict) -> str | None:
+    """Under which name the weights are; None if they are all that was saved."""
+    parts = [k for k, v in saved.items() if isinstance(v, dict) and v]
+    named = [k for k in USUAL if k in parts] or [
+        k for k in parts if all(map(torch.is_tensor, saved[k].values()))
+    ]
+    if not named and any(map(torch.is_tensor, saved.values())):
+        return None
+    if not named or (len(named) > 1 and named[0] not in USUAL):
+        shown = ', '.join(f'{k} ({_kind(v)})' for k, v in list(saved.items())[:SHOWN])
+        raise UserError(f'{path}: not a checkpoint: it has no state_dict of tensors, but {shown}')
+    return named[0]
 
 
-def _history_method(owner: type, name: str) -> Callable:
-    """Stands for `getattr` in a checkpoint, which mmengine's log needs for its own methods."""
-    if owner is not HistoryBuffer:
-        raise UnpicklingError(f'Unsupported global: GLOBAL getattr of {owner}')
-    return getattr(HistoryBuffer, name)
+def _kind(value: Any) -> str:
+    """What a value is, in words."""
+    if not torch.is_tensor(value):
+        return f'a {type(value).__name__}'
+    if value.is_meta or value.is_quantized or value.layout != torch.strided:
+        state = 'meta' if value.is_meta else 'quantized' if value.is_quantized else 'sparse'
+        return f'a {state} tensor'
+    return WEIGHT
 
 
-# What mmengine keeps in a checkpoint beside tensors: its log and best scores, as NumPy's.
-_NUMPY = np._core.multiarray._reconstruct, np._core.multiarray.scalar
-_KINDS = 'Bool', 'Int32', 'Int64', 'UInt32', 'Float32', 'Float64'
-SAFE_GLOBALS = [
-    (_history_method, 'builtins.getattr'),
-    HistoryBuffer,
-    slice,
-    np.ndarray,
-    np.dtype,
-    *_NUMPY,
-    *((function, f'numpy.core.multiarray.{function.__name__}') for function in _NUMPY),  # NumPy 1
-    *(getattr(np.dtypes, f'{kind}DType') for kind in _KINDS),
-]
+def _warn_of_infinite(path: Path, weights: Weights) -> None:
+    counts = {key: count for key, value in weights.items() if (count := _infinite(value))}
+    for key, count in list(counts.items())[:1]:
+        more = f', and so have {len(counts) - 1} tensors more' if len(counts) > 1 else ''
+        line = f'{path}: {key} has {count} values that are NaN or infinite{more}'
+        print_log(line, logger='current', level=logging.WARNING)
 
 
-def _unpickle(file: Path | IO[bytes]) -> object:
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            return torch.load(file, map_location='cpu', weights_only=True)
-    except UnpicklingError as error:
-        name = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it asks for {name[1]}' if name else 'it is no pickle of tensors'
-        raise UserError(f'{file}: not a checkpoint of plain data ({reason})') from error
-    except OSError:
-        raise
-    except Exception as error:  # torch.load says in many ways that bytes make no sense
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0].split('. ')[0]
-        raise UserError(f'{file}: the checkpoint is broken or cut short ({reason})') from error
-
-
-@CheckpointLoader.register_scheme(
-    ['', 'http://', 'https://', CARD, HUB, *(f'{scheme}://' for scheme in TABLES)], force=True
-)
-def load_from_reference(reference: str, map_location: str | None = None) -> dict:
-    """What mmengine loads; it stays on the CPU."""
-    return load(reference)
-
-
-# pavi:// and s3:// are still downloaded by mmengine, which would fall back on unsafe unpickling.
-mmengine_checkpoint._safe_torch_load = lambda file, map_location=None, **_: _read_torch(file)
-
-
-@WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
-class Pretrained(PretrainedInit):
-    """mmengine's `init_cfg=dict(type='Pretrained', ...)`, for which a wrong file is an error.
-
-    Raises:
-        UserError: Nothing in the file fits the module.
-    """
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load what fits."""
-        weights = CheckpointLoader.load_checkpoint(self.checkpoint, 'cpu')['state_dict']
-        if self.prefix:
-            weights = below(f'{self.prefix.rstrip(".")}.', weights)
-        check_fit(self.checkpoint, weights, module, strict=False)
-        print_log(f'load {self.prefix or "model"} from: {self.checkpoint}', logger='current')
-        _load_checkpoint_to_model(module, dict(state_dict=weights), logger='current')
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
+def _infinite(value: Tensor) -> int:
+    """How many values are NaN or infinite; almost always told from their sum."""
+    if value.dtype not in FLOATS:
+        return 0
+    if value.nbytes > value.untyped_storage().nbytes():  # expanded
+        value = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    return 0 if value.sum().isfinite() else int((~value.isfinite()).sum())
 
 
 def check_fit(
@@ -174,10 +132,9 @@ def check_fit(
     Raises:
         UserError: They do not fit; the message names the first keys that differ.
     """
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    weights = with_own_names(model, weights)  # `module.` is of a wrapper for parallel training
+    weights = with_own_names(model, _unwrapped(weights, model))
     have, want = (
-        {key: tuple(getattr(value, 'shape', ())) for key, value in state.items()}
+        {key: _shape(value) for key, value in state.items()}
         for state in (weights, model.state_dict())
     )
     if have != want and (strict or not have.items() & want.items()):
@@ -186,14 +143,27 @@ def check_fit(
     return weights
 
 
+def _unwrapped(weights: Weights, model: nn.Module) -> Weights:
+    """Without what wrappers put before every key: `module.`, `_orig_mod.`, Lightning's `model.`."""
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    prefixes = {key.partition('.')[0] for key in weights}
+    if len(prefixes) != 1 or weights.keys() & model.state_dict().keys():
+        return weights
+    return _unwrapped(below(f'{prefixes.pop()}.', weights), model)
+
+
+def _shape(value: Any) -> str:
+    """A complex tensor is none of a real one's shape: its imaginary part would be lost."""
+    shape = str(list(getattr(value, 'shape', ())))
+    return f'complex {shape}' if torch.is_tensor(value) and value.is_complex() else shape
+
+
 def _differences(have: dict, want: dict) -> str:
     kinds = {
         'missing in the checkpoint': [k for k in want if k not in have],
         'unknown to the model': [k for k in have if k not in want],
         'of another shape': [
-            f'{k} {list(have[k])} for {list(want[k])}'
-            for k in want
-            if have.get(k, want[k]) != want[k]
+            f'{k} {have[k]} for {want[k]}' for k in want if have.get(k, want[k]) != want[k]
         ],
     }
     lines = (

@@ -1,25 +1,30 @@
 """Whatever reads weights reads them safely, and says what does not fit."""
 
-import os
 import zipfile
+from contextlib import contextmanager
 from unittest import mock
 
+import fuzz
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmdet.apis import init_detector
+from mmdet.models.backbones import PyramidVisionTransformer, SwinTransformer
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio.backends import LocalBackend, registry_utils
+from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel, BaseModule
+from mmengine.model import BaseModel, BaseModule, BaseTTAModel
 from mmengine.registry import DATASETS, METRICS, MODELS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 from torch.utils.data import Dataset
 
 import sbzoo.registry  # noqa: F401
 from sbzoo import UserError
-from sbzoo.checkpoint import cards, resolve
+from sbzoo.checkpoint import cards, mmengine_loaders, resolve
 from sbzoo.checkpoint.cards import Card
 from sbzoo.checkpoint.io import load
 from sbzoo.zoo.page import page
@@ -55,6 +60,18 @@ class Nothing(BaseMetric):
         return {}
 
 
+def config() -> Config:
+    return Config(dict(model=dict(type='Toy')))
+
+
+class Swin(SwinTransformer):
+    """The smallest there is."""
+
+    def __init__(self, checkpoint: str) -> None:
+        init_cfg = ConfigDict(type='Pretrained', checkpoint=checkpoint)
+        super().__init__(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4, init_cfg=init_cfg)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def registered():
     for registry, kind in ((MODELS, Toy), (DATASETS, Ones), (METRICS, Nothing)):
@@ -85,20 +102,33 @@ def runner_of(folder, strict: bool = False, classes: int = 2, **kwargs) -> Runne
     return Runner.from_cfg(Config({**cfg, **kwargs}))
 
 
-class Attack:
-    def __init__(self, mark) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mknod, (str(self.mark),)
-
-
 @pytest.fixture
 def attack(tmp_path):
     """A checkpoint that leaves a mark if its code is run."""
     weights = Toy().state_dict()
-    torch.save(dict(state_dict=weights, x=Attack(tmp_path / 'ran')), tmp_path / 'evil.pth')
+    torch.save(dict(state_dict=weights, x=fuzz.Attack(tmp_path / 'ran')), tmp_path / 'evil.pth')
     return tmp_path / 'evil.pth'
+
+
+def store_of(file):
+    """An object store that has this file under every name."""
+
+    class Store(LocalBackend):
+        @contextmanager
+        def get_local_path(self, filepath: str):
+            yield file
+
+    return Store
+
+
+class Inferencer(BaseInferencer):
+    preprocess = visualize = postprocess = _init_pipeline = lambda *args, **kwargs: None
+
+    def __init__(self, cfg, weights, device) -> None:
+        self.model = self._init_model(cfg or {}, weights, device)
+
+    def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
+        model.load_state_dict(checkpoint['state_dict'])
 
 
 def put_card(folder, weights: str) -> None:
@@ -107,17 +137,28 @@ def put_card(folder, weights: str) -> None:
     (folder / 'evil/README.md').write_text(page(card))
 
 
-@pytest.mark.parametrize('scheme', ['', 'card://', 'torchvision://', 'mmcls://'])
+@pytest.mark.parametrize(
+    'scheme', ['', 'card://', 'torchvision://', 'mmcls://', 's3://', 'aws:petrel://']
+)
 def test_code_in_weights_is_not_run(attack, tmp_path, monkeypatch, scheme):
     reference = f'{scheme}evil' if scheme else str(attack)
     monkeypatch.setattr(cards, 'CARDS', tmp_path)
     put_card(tmp_path, f'../{attack.name}')
     for known in ('torchvision', 'mmcls'):
         monkeypatch.setitem(resolve.TABLES, known, lambda: dict(evil=str(attack)))
+    monkeypatch.setitem(registry_utils.backends, 'petrel', store_of(attack))
+    pretrained = dict(type='Pretrained', checkpoint=reference)
     runs = (
         lambda: CheckpointLoader.load_checkpoint(reference),
         lambda: runner_of(tmp_path, load_from=reference).train(),
-        lambda: Toy(init_cfg=dict(type='Pretrained', checkpoint=reference)).init_weights(),
+        lambda: runner_of(tmp_path, load_from=reference, resume=True).train(),
+        lambda: runner_of(tmp_path, load_from=reference).test(),
+        lambda: Toy(init_cfg=pretrained).init_weights(),
+        lambda: Toy(init_cfg=pretrained | dict(prefix='head')).init_weights(),
+        lambda: load_checkpoint(Toy(), reference),
+        lambda: init_detector(config(), reference, device='cpu', cfg_options=dict(a=1)),
+        lambda: Swin(checkpoint=reference).init_weights(),
+        lambda: Inferencer(config(), reference, 'cpu'),
         lambda: mmengine_checkpoint._safe_torch_load(str(attack), map_location='cpu'),
     )
     for run in runs:
@@ -128,10 +169,34 @@ def test_code_in_weights_is_not_run(attack, tmp_path, monkeypatch, scheme):
     assert (tmp_path / 'ran').exists()
 
 
-def test_every_scheme_of_mmengine_but_two_is_ours():
-    ours = CheckpointLoader._schemes['']
-    others = {name for name, loader in CheckpointLoader._schemes.items() if loader is not ours}
-    assert others == {'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'}
+def test_every_scheme_of_mmengine_is_ours():
+    ours = {mmengine_loaders.load_from_reference, mmengine_loaders.load_from_ceph}
+    assert set(CheckpointLoader._schemes.values()) == ours
+    with pytest.raises(UserError, match='pavi://a: give a path'):
+        CheckpointLoader.load_checkpoint('pavi://a')
+
+
+def config_that_runs(mark) -> str:
+    return f"import os\nos.mknod({str(mark)!r})\nmodel = dict(type='Toy')\n"
+
+
+def test_a_config_in_a_checkpoint_is_not_run_to_resume(tmp_path):
+    runner_of(tmp_path).train()
+    checkpoint = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)
+    checkpoint['meta']['config'] = config_that_runs(tmp_path / 'ran')
+    torch.save(checkpoint, tmp_path / 'evil.pth')
+    evil = str(tmp_path / 'evil.pth')
+    runner_of(tmp_path, load_from=evil, resume=True, work_dir=str(tmp_path / 'next')).train()
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_a_config_in_a_checkpoint_is_not_run_to_infer(tmp_path):
+    meta = dict(cfg=config_that_runs(tmp_path / 'ran'))
+    torch.save(dict(state_dict=Toy().state_dict(), meta=meta), tmp_path / 'evil.pth')
+    with pytest.raises(UserError, match=r'evil.pth: give the config as `model`'):
+        Inferencer(None, str(tmp_path / 'evil.pth'), 'cpu')
+    assert not (tmp_path / 'ran').exists()
+    Inferencer(config(), str(tmp_path / 'evil.pth'), 'cpu')
 
 
 @pytest.fixture
@@ -150,6 +215,8 @@ def test_a_config_starts_from_what_fits_and_the_rest_is_said(other, tmp_path, ca
     assert 'head.weight' in said
     assert 'head.bias' in said
     assert 'body' not in said
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert 'size mismatch for head.weight' in log.read_text()
 
 
 def test_what_an_option_names_has_to_fit(other, tmp_path):
@@ -192,6 +259,38 @@ def test_what_fits_nowhere_is_an_error(tmp_path):
             UserError, match=r'fits_nothing.pth: the checkpoint is of another model'
         ):
             run()
+
+
+@pytest.mark.parametrize('ema', [False, True])
+def test_mmengine_loads_nothing_in_silence(tmp_path, ema):
+    path = str(tmp_path / 'fits_nothing.pth')
+    torch.save({'backbone.stem.weight': torch.ones(3)}, path)
+    hooks = [dict(type='EMAHook')] if ema else []
+    runs = (
+        lambda: load_checkpoint(Toy(), path),
+        lambda: init_detector(config(), path, device='cpu', cfg_options=dict(a=1)),
+        lambda: runner_of(tmp_path, load_from=path, custom_hooks=hooks).train(),
+        lambda: Swin(checkpoint=path).init_weights(),
+        lambda: PyramidVisionTransformer(
+            embed_dims=8,
+            num_layers=[1] * 4,
+            init_cfg=ConfigDict(type='Pretrained', checkpoint=path),
+        ).init_weights(),
+    )
+    for run in runs:
+        with pytest.raises(
+            UserError, match=r'fits_nothing.pth: the checkpoint is of another model'
+        ):
+            run()
+
+
+def test_test_time_augmentation_wraps_a_model(tmp_path):
+    path = str(tmp_path / 'toy.pth')
+    weights = Toy().state_dict()
+    torch.save(weights, path)
+    wrapped = mock.Mock(spec=BaseTTAModel, module=Toy())
+    load_checkpoint(wrapped, path)
+    assert torch.equal(wrapped.module.head.bias, weights['head.bias'])
 
 
 def test_pretrained_parts_load_as_by_mmengine(tmp_path):

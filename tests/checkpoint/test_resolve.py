@@ -129,6 +129,12 @@ class Handler(BaseHTTPRequestHandler):
     def circles(self) -> None:
         self.status(302, Location='/circles/model.pth')
 
+    def leaves_for_ftp(self) -> None:
+        self.status(302, Location='ftp://127.0.0.1/model.pth')
+
+    def leaves_for_file(self) -> None:
+        self.status(302, Location='file:///etc/hostname')
+
     def missing(self) -> None:
         self.status(404)
 
@@ -213,6 +219,8 @@ FINAL = {
     'missing': r'http://.*/missing/model.pth: 404 Not Found',
     'busy_always': r'503 Service Unavailable, 5 times in a row; 0 bytes of it is kept',
     'cuts_always': r'cut after 0 bytes of 1.0 MB, 5 times in a row',
+    'leaves_for_ftp': r'redirects to ftp://127.0.0.1/model.pth, which is no http',
+    'leaves_for_file': r'leaves_for_file/model.pth: 302 .*file:///etc/hostname.* is not allowed',
     'circles': r'circles/model.pth: 302 .*infinite loop',
 }
 
@@ -292,7 +300,6 @@ def test_a_cache_that_can_only_be_read(server, monkeypatch):
 
 
 def test_a_proxy_that_refuses(server, monkeypatch):
-    monkeypatch.setattr('urllib.request._opener', None)  # which knows the proxies of its start
     monkeypatch.setenv('no_proxy', '')
     monkeypatch.setenv('https_proxy', f'http://127.0.0.1:{server.server_port}')
     url = 'https://host.example/model.pth'
