@@ -7,6 +7,7 @@ folders of the repository in a clone, the folders themselves in a wheel.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,9 +21,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get('SBZOO_CACHE', '~/.cache/sbzoo')).expanduser()
 
 
-def command(tool: str) -> str:
-    """How to start another tool, in the way that this one was started."""
+def command(tool: str, *arguments: str | Path) -> str:
+    """What to type for another tool, in the way that this one was started, quoted for the shell."""
     this = Path(sys.argv[0])
-    if this.parent.name == 'tools':
-        return f'python {this.with_name(tool)}.py'
-    return f'sbzoo {tool}'
+    in_clone = this.parent.name == 'tools'
+    start = ['python', this.with_name(f'{tool}.py')] if in_clone else ['sbzoo', tool]
+    return shlex.join(map(_word, [*start, *arguments]))
+
+
+def _word(argument: str | Path) -> str:
+    """A path with a dash first would be taken for an option."""
+    word = str(argument)
+    return f'./{word}' if isinstance(argument, Path) and word.startswith('-') else word

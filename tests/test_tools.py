@@ -64,6 +64,20 @@ def test_the_next_command_is_in_the_way_of_this_one(monkeypatch):
     assert paths.command('test') == 'sbzoo test'
 
 
+@pytest.mark.parametrize('started_as', ["/my projects/it's/tools/train.py", '/venv/bin/sbzoo'])
+def test_a_command_survives_the_shell(monkeypatch, started_as):
+    monkeypatch.setattr(sys, 'argv', [started_as])
+    arguments = 'a b', "it's", '$HOME', '*', 'hybrid(bn,ln)', '--norm', ''
+    typed = paths.command('test', *arguments, Path('-x/a b'), Path('-'))
+    told = subprocess.run(
+        ['sh', '-c', f"printf '%s\\n' {typed}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    start = ['sbzoo', 'test']
+    if 'tools' in started_as:
+        start = ['python', "/my projects/it's/tools/test.py"]
+    assert told == [*start, *arguments, './-x/a b', './-']
+
+
 @pytest.mark.parametrize('start', [['-m', 'sbzoo', 'cards'], ['tools/cards.py']])
 def test_each_start_does_the_same(start):
     done = subprocess.run(

@@ -124,12 +124,16 @@ def _check_is_of(cfg: Config, found: Card) -> None:
         raise UserError(f'card {found.name}: its norm is {own or "none"}, and {name} has {given}')
 
 
-def next_tool(runner: Runner) -> str:
-    """What comes after a training: detectors are tested, generators generate."""
-    model = unwrapped(runner)
+def next_command(runner: Runner) -> str:
+    """What comes after a training: detectors are tested, generators generate.
+
+    The config is the one that was left in the work directory, with every option in it.
+    """
+    model, folder = unwrapped(runner), Path(runner.work_dir)
+    run = folder / Path(runner.cfg.filename).name, folder
     if isinstance(model, Translation):
-        return f'{command("generate")} --input FOLDER'
-    return command('generate' if isinstance(model, AdversarialModel) else 'test')
+        return command('generate', *run, '--input', 'FOLDER')
+    return command('generate' if isinstance(model, AdversarialModel) else 'test', *run)
 
 
 def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
@@ -141,7 +145,7 @@ def show(runner: Runner, metrics: dict[str, float], next_command: str) -> None:
         return
     write_result(runner, metrics)
     generates = isinstance(unwrapped(runner), AdversarialModel)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # paths are as they are
     console.print((generation_table if generates else detection_table)(metrics))
     console.print(f'picture: {draw_results(runner)}', soft_wrap=True)
     if noise := explain(runner.message_hub):

@@ -1,6 +1,7 @@
 """Replace the normalization layers of a trained checkpoint and calibrate the new ones."""
 
 import argparse
+from pathlib import Path
 
 from sbzoo.norm import norm_table
 from sbzoo.paths import command
@@ -43,4 +44,5 @@ def main(args: argparse.Namespace) -> None:
         if record:
             print(record)
     print(f'written: {args.out}')
-    print(f'next:    {command("train")} {args.config} --norm {args.to} --load-from {args.out}')
+    options = '--norm', args.to, '--load-from', Path(args.out)
+    print(f'next:    {command("train", args.config, *options)}')

@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     out = save(images, num, args.out, columns)
     print(f'{num} images: {out}')
     if out.is_dir():
-        print(f'next:    {command("fid")} REAL_FOLDER {out}')
+        print(f'next:    {command("fid", "REAL_FOLDER", out)}')
 
 
 def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:

@@ -43,5 +43,5 @@ def main(args: argparse.Namespace) -> None:
         size = Path(card.reference).stat().st_size
         print(f'card:    {card.folder} ({size / 1e6:.1f} MB of weights)')
         is_detector = card.task == 'object-detection'
-        tool = f'{command("test")} {card.config}' if is_detector else command('generate')
-        print(f'next:    {tool} --card {card.name}')
+        tool = ('test', card.config) if is_detector else ('generate',)
+        print(f'next:    {command(*tool, "--card", card.name)}')

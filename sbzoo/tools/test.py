@@ -32,4 +32,4 @@ def main(args: argparse.Namespace) -> None:
     if not args.work_dir:  # which the training has filled, and a test would write over
         cfg.work_dir = f'{cfg.work_dir}/test'
     runner, metrics = test(cfg, f'{CARD}{args.card}' if args.card else args.checkpoint)
-    show(runner, metrics, f'{command("train")} --help')
+    show(runner, metrics, command('train', '--help'))

@@ -1,7 +1,6 @@
 """Train a detector or a GAN, from a config of sbzoo or of MMDetection."""
 
 import argparse
-from pathlib import Path
 
 from sbzoo.norm import norm_table
 from sbzoo.tools import cli
@@ -68,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.options.config import build_config
-    from sbzoo.engine.train import next_tool, show, train
+    from sbzoo.engine.train import next_command, show, train
 
-    runner, metrics = train(cfg := build_config(args), args.resume)
-    config = Path(cfg.filename).name  # as it was left there, with every option in it
-    show(runner, metrics, f'{next_tool(runner)} {runner.work_dir}/{config} {runner.work_dir}')
+    runner, metrics = train(build_config(args), args.resume)
+    show(runner, metrics, next_command(runner))

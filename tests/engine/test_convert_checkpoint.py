@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shlex
 import sys
 
 import pytest
@@ -63,10 +64,10 @@ def test_checkpoints_by_reference(digits, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_that_is_printed_trains_on(checkpoint, tmp_path, monkeypatch, capsys):
-    out = tmp_path / 'ln.pth'
+    out = tmp_path / "it's in ln.pth"
     run(monkeypatch, 'convert', BN, checkpoint, '--norm', 'ln', '--images', 2, '--out', out)
     last = capsys.readouterr().out.splitlines()[-1]
-    python, tool, *arguments = last.removeprefix('next:').split()
+    python, tool, *arguments = shlex.split(last.removeprefix('next:'))
     assert (python, tool) == ('python', 'tools/train.py')
     arguments += ['--lr', '1e-9', '--work-dir', tmp_path / 'run']
     run(monkeypatch, 'train', *arguments)

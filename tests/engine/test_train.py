@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def losses(work_dir: Path) -> list[float]:
 @pytest.fixture(scope='module')
 def trained(digits, tmp_path_factory):
     """A finished run of two epochs, and what it printed."""
-    work_dir = tmp_path_factory.mktemp('trained')
+    work_dir = tmp_path_factory.mktemp('trained') / "it's [bold]a run :art:"
     done = run(
         [
             *command(
@@ -69,7 +70,9 @@ def test_prints_table_picture_and_next_command(trained):
     assert 'mAP_50' in printed
     assert f'picture: {work_dir}/detections.png' in printed
     assert (work_dir / 'detections.png').stat().st_size > 10_000
-    assert f'next:    python tools/test.py {work_dir}/retinanet_hybrid_b2.py {work_dir}' in printed
+    *_, following = printed.splitlines()
+    config = f'{work_dir}/retinanet_hybrid_b2.py'
+    assert shlex.split(following) == ['next:', 'python', 'tools/test.py', config, str(work_dir)]
     assert 'eta:' in printed
 
 
