@@ -9,6 +9,8 @@ import pytest
 from sbzoo import __main__ as sbzoo_main
 from sbzoo import paths
 from sbzoo.__main__ import TOOLS, main, parser_of
+from sbzoo.errors import UserError
+from sbzoo.tools import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +64,51 @@ def test_the_next_command_is_in_the_way_of_this_one(monkeypatch):
     assert paths.command('test') == 'python /opt/sbzoo/tools/test.py'
     monkeypatch.setattr(sys, 'argv', ['/venv/bin/sbzoo', 'train'])
     assert paths.command('test') == 'sbzoo test'
+
+
+def failing(error: Exception, capsys) -> str:
+    """What a tool says of an error."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match='1'):
+        cli.run(main, debug=False)
+    return capsys.readouterr().err.removesuffix('\n')
+
+
+def test_errors_do_not_command_the_terminal(capsys):
+    name = 'a\x1b[31m\x00\r\x9b\u202e\udc80é 図.png'
+    shown = r'a\x1b[31m\x00\r\x9b\u202e\udc80é 図.png'
+    assert failing(UserError(f'{name}: no image'), capsys) == f'error: {shown}: no image'
+    assert failing(OSError(2, 'No such file', name), capsys) == f'error: {shown}: No such file'
+    said = failing(RuntimeError(f'in {name}\nmore'), capsys)
+    assert said == f'error: RuntimeError: in {shown} (--debug shows where)'
+
+
+def test_errors_are_of_bounded_length(capsys):
+    lines = failing(UserError('x' * 10**6 + ': why\n' + 'fault\n' * 10**5), capsys).split('\n')
+    assert len(lines[0]) <= cli.WIDTH
+    assert lines[0].endswith('xxx: why')
+    assert lines[1] == '  fault'  # never at the place where an error of its own would start
+    assert len(lines) == cli.LINES + 1
+    assert lines[-1] == f'  ... and {10**5 + 1 - cli.LINES} lines more'
+
+
+def test_messages_of_several_lines_are_kept(capsys):
+    message = 'unknown norm; known are\n  gn\n    more'
+    assert failing(UserError(message), capsys) == f'error: {message}'
+
+
+def test_a_reader_may_leave_early():
+    calls = 'cards', 'cards dcgan_in_b2', 'train --help'
+    piped = ' & '.join(f'{sys.executable} -m sbzoo {call} | true' for call in calls)
+    done = subprocess.run(f'{piped} & wait', shell=True, capture_output=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == (b'', b'')
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys):
+    assert 'Broken pipe' in failing(BrokenPipeError(32, 'Broken pipe'), capsys)
 
 
 @pytest.mark.parametrize('started_as', ["/my projects/it's/tools/train.py", '/venv/bin/sbzoo'])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import re
+import select
 import sys
 import traceback
 import warnings
@@ -13,13 +16,16 @@ from urllib.error import URLError
 from sbzoo import plugin
 from sbzoo.errors import UserError
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 130, 141
+STDOUT = 1
+WIDTH, LINES = 500, 200  # of a message, at most
 
 
 def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
     """Call a tool's main function and exit.
 
-    Errors are shown as one message on standard error; with `debug` as a traceback too.
+    Errors are shown as one message on standard error; with `debug` as a traceback too. A reader
+    of standard output that leaves early (`| head`) ends the tool without a word.
 
     Args:
         main: The tool.
@@ -34,15 +40,53 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
     except KeyboardInterrupt:
         _leave(interrupted, EXIT_INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            sys.exit(EXIT_UNREAD)
         if debug:
             traceback.print_exc()
         _leave(_message(error), EXIT_ERROR)
 
 
 def _leave(message: str, status: int) -> None:
-    sys.stdout.flush()
-    print(message, file=sys.stderr)
+    _flush()
+    print(_printable(message), file=sys.stderr)
     sys.exit(status)
+
+
+@atexit.register
+def _flush() -> None:
+    """Flush standard output, to nowhere if nobody reads it any more."""
+    if _is_unread():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    sys.stdout.flush()
+
+
+def _is_unread() -> bool:
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _printable(message: str) -> str:
+    """A message as a terminal may show it, whatever names and replies are in it.
+
+    Control characters are written as escapes, lines after the first are indented, and what is too
+    long is cut: of a line the middle, of many lines the end.
+    """
+    first, *others = message.expandtabs().split('\n')
+    lines = [first, *(line if line.startswith(' ') else f'  {line}' for line in others)]
+    if len(lines) > LINES:
+        lines[LINES:] = [f'  ... and {len(lines) - LINES} lines more']
+    return '\n'.join(map(_shortened, map(_escaped, lines)))
+
+
+def _escaped(line: str) -> str:
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in line)
+
+
+def _shortened(line: str) -> str:
+    start, end = line[: WIDTH * 2 // 3], line[-WIDTH // 4 :]
+    return line if len(line) <= WIDTH else f'{start} ... {end}'
 
 
 def _message(error: Exception) -> str:
@@ -53,8 +97,8 @@ def _message(error: Exception) -> str:
         return f'error: the pretrained weights could not be downloaded ({error.reason}); {hint}'
     if isinstance(error, OSError):
         return f'error: {error.filename or "input or output"}: {error.strerror or error}'
-    reason = _text(error).splitlines()[:1]
-    return f'error: {type(error).__name__}: {"".join(reason)} (--debug shows where)'
+    reason = _text(error).split('\n')[0]
+    return f'error: {type(error).__name__}: {reason} (--debug shows where)'
 
 
 def _text(error: Exception) -> str:
