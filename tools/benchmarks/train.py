@@ -32,13 +32,13 @@ HOST = dict(
 )
 # MMDetection cannot be imported without compiled operators, so where there are none it gets those
 # of sbzoo; the package itself stays out
-MMCV_OPS = ROOT / 'sbzoo/detection/mmcv_ops.py'
 OPERATORS = f"""
-import importlib.util, sys
+import importlib.util, sys, types
 if not importlib.util.find_spec('mmcv._ext'):
-    spec = importlib.util.spec_from_file_location('mmcv._ext', {str(MMCV_OPS)!r})
-    sys.modules['mmcv._ext'] = operators = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(operators)
+    sys.modules['sbzoo'] = bare = types.ModuleType('sbzoo')
+    bare.__path__ = [{str(ROOT / 'sbzoo')!r}]
+    sys.modules['mmcv._ext'] = importlib.import_module('sbzoo.detection.mmcv_ops')
+    del sys.modules['sbzoo']
 """
 
 
