@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from sbzoo.errors import UserError
@@ -24,7 +26,16 @@ class Entry(NamedTuple):
 
 
 def _groups(channels: int, wanted: str | None = None) -> int:
-    return nearest_divisor(channels, int(wanted or 32))
+    taken = nearest_divisor(channels, int(wanted or 32))
+    if wanted and channels > 1 and taken != int(wanted):
+        say_once(f'{wanted} groups do not divide {channels} channels: {taken} are taken')
+    return taken
+
+
+@cache
+def say_once(message: str) -> None:
+    """Once in a process, however many layers there are."""
+    logging.getLogger(__name__).warning(message)
 
 
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:

@@ -1,6 +1,7 @@
 """Bad input: one clear message, a non-zero exit, no traceback, nothing half-written."""
 
 import logging
+import math
 import runpy
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement, InstanceData
 
 from sbzoo import UserError
 from sbzoo.checkpoint.io import check_fit, load
 from sbzoo.checkpoint.resolve import latest_checkpoint
+from sbzoo.engine.batch_faults import faults, files
 from sbzoo.engine.hooks.resume import StopAtInvalidLossHook
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.files import write
@@ -154,6 +159,50 @@ def test_invalid_loss_stops_with_step_and_last_good_checkpoint(tmp_path, value):
     hook.before_save_checkpoint(runner, dict(state_dict=dict(w=torch.ones(2), n=torch.tensor(1))))
     with pytest.raises(UserError, match='w is not finite'):
         hook.before_save_checkpoint(runner, dict(state_dict=dict(w=torch.tensor([1.0, value]))))
+
+
+def batch(value: float, box: list[float]) -> dict:
+    """One that MMDetection's pipelines pack, of a fine picture and another."""
+    pictures = {'fine.png': (1.0, [0.0, 0.0, 8.0, 6.0]), 'odd.png': (value, box)}
+    packed = dict(inputs=[], data_samples=[])
+    for path, (pixel, edges) in pictures.items():
+        sample = DetDataSample(metainfo=dict(img_path=path))
+        sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(torch.tensor([edges])))
+        packed['inputs'].append(torch.full((3, 6, 8), pixel))
+        packed['data_samples'].append(sample)
+    return packed
+
+
+@pytest.mark.parametrize(
+    ('pixel', 'box', 'says'),
+    [
+        (math.nan, [0, 0, 8, 6], 'at fault: odd.png: 144 of its 144 values are not finite'),
+        (1, [0, 0, math.inf, 6], 'at fault: odd.png: box [0, 0, inf, 6] is not finite'),
+        (1, [2, 1, 2, 6], 'at fault: odd.png: box [2, 1, 2, 6] has no area'),
+        (1, [0, 0, 800, 6], 'at fault: odd.png: box [0, 0, 800, 6] is far outside of 8 x 6 pixels'),
+        (1, [0, 0, 1, 1], 'try a lower --lr or a longer warm-up (the batch: fine.png, odd.png)'),
+    ],
+)
+def test_an_invalid_loss_names_the_picture_at_fault(tmp_path, pixel, box, says):
+    runner = types.SimpleNamespace(iter=0, work_dir=tmp_path)
+    nan = dict(loss=torch.tensor(math.nan))
+    with pytest.raises(UserError) as error:
+        StopAtInvalidLossHook().after_train_iter(runner, 0, batch(pixel, [*map(float, box)]), nan)
+    assert str(error.value) == (
+        f'step 1: the loss is not finite (loss nan); last good checkpoint: none yet; {says}'
+    )
+
+
+def test_an_invalid_loss_of_a_gan_names_its_images(tmp_path):
+    images = [torch.zeros(3, 4, 4), torch.full((3, 4, 4), math.inf)]
+    samples = [BaseDataElement(metainfo=dict(img_path=f'{i}.png')) for i in range(2)]
+    assert faults(dict(inputs=images, data_samples=samples)) == [
+        '1.png: 48 of its 48 values are not finite'
+    ]
+    pairs = dict(source=images, target=images[::-1])
+    assert len(faults(dict(inputs=pairs, data_samples=samples))) == 2
+    several = dict(inputs=dict(sup=images), data_samples=dict(sup=samples))  # semi-supervised
+    assert (faults(several), files(several)) == ([], [])
 
 
 def test_model_without_norms_is_refused():

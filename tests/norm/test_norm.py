@@ -12,7 +12,7 @@ from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.moments import Moments
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
-from sbzoo.norm.spec import nearest_divisor, parse, split_spec
+from sbzoo.norm.spec import nearest_divisor, parse, say_once, split_spec
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
 C = 8
@@ -223,6 +223,23 @@ def test_hybrid_at_batch_1_mixes_instance_and_layer_norm():
 def test_groups_are_the_nearest_divisor():
     assert [nearest_divisor(c, 32) for c in (256, 48, 16, 7, 1)] == [32, 24, 16, 7, 1]
     assert nearest_divisor(24, 10) == 12  # the larger of 8 and 12
+
+
+def test_other_groups_than_those_asked_for_are_said_once(caplog):
+    say_once.cache_clear()
+    for spec in ('gn', 'gn8', 'in', 'evos0'):
+        build_norm(spec, 24)
+    norm_cfg('gn7')
+    assert not caplog.messages
+    model = nn.Sequential(nn.BatchNorm2d(64), nn.BatchNorm2d(64), nn.BatchNorm2d(10))
+    convert_norm(model, 'gn7')
+    build_norm('hybrid(bn,gn9)', 64)
+    build_norm('bgn5', 64)
+    assert caplog.messages == [
+        f'{asked} groups do not divide {channels} channels: {taken} are taken'
+        for asked, channels, taken in ((7, 64, 8), (7, 10, 5), (9, 64, 8), (5, 64, 4))
+    ]
+    assert model[0].pool.groups == 8
     x = torch.randn(2, 48, 3, 3)
     torch.testing.assert_close(Norm(48, 'gn')(x), F.group_norm(x, 24))
 

@@ -12,11 +12,14 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, set_random_se
 from sbzoo.checkpoint.io import check_fit
 from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.detection.preprocessing import check_preprocessing
+from sbzoo.engine.batch_faults import faults, files, listed
 from sbzoo.engine.model import whole
 from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm.key_names import accept_published_names
+
+HINT = 'try a lower --lr or a longer warm-up'
 
 
 @HOOKS.register_module()
@@ -58,7 +61,8 @@ class StopAtInvalidLossHook(Hook):
     """Ends a run whose loss or weights are infinite or NaN, before they are saved.
 
     Raises:
-        UserError: It names the step, the losses and the last good checkpoint.
+        UserError: It names the step, the losses, what is wrong in the batch or else its files, and
+            the last good checkpoint.
     """
 
     priority = 'VERY_HIGH'
@@ -73,7 +77,7 @@ class StopAtInvalidLossHook(Hook):
             values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
             raise UserError(
                 f'step {runner.iter + 1}: the loss is not finite ({values}); '
-                f'{last_good_checkpoint(runner)}'
+                f'{last_good_checkpoint(runner)}; {_cause(data_batch or {})}'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -81,7 +85,8 @@ class StopAtInvalidLossHook(Hook):
         for name, value in checkpoint['state_dict'].items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise UserError(
-                    f'step {runner.iter}: {name} is not finite; {last_good_checkpoint(runner)}'
+                    f'step {runner.iter}: {name} is not finite; '
+                    f'{last_good_checkpoint(runner)}; {HINT}'
                 )
 
 
@@ -127,7 +132,14 @@ def _is_finite(value: float) -> bool:
     return abs(value) < float('inf')
 
 
+def _cause(batch: dict) -> str:
+    """The fault of a picture that explains the loss, or else the pictures that it is of."""
+    if found := faults(batch):
+        return f'at fault: {listed(found)}'
+    named = f' (the batch: {listed(files(batch))})' if files(batch) else ''
+    return f'{HINT}{named}'
+
+
 def last_good_checkpoint(runner: Runner) -> str:
-    """Where a run that went wrong can be taken up, and with what change."""
-    good = latest_checkpoint(runner.work_dir) or 'none yet'
-    return f'last good checkpoint: {good}; try a lower --lr or a longer warm-up'
+    """Where a run that went wrong can be taken up."""
+    return f'last good checkpoint: {latest_checkpoint(runner.work_dir) or "none yet"}'
