@@ -30,6 +30,7 @@ MODULES = (
     'sbzoo.engine.hooks.lean',
     'sbzoo.engine.hooks.noise_scale',
     'sbzoo.engine.hooks.precise_bn',
+    'sbzoo.engine.hooks.ranks',
     'sbzoo.engine.hooks.resume',
     'sbzoo.engine.hooks.samples',
     'sbzoo.engine.optim',

@@ -4,6 +4,7 @@ sbzoo = dict(
     hooks=[
         dict(type='ExactResumeHook'),
         dict(type='PretrainedHook'),
+        dict(type='RanksHook'),
         dict(type='StopAtInvalidLossHook'),
         dict(type='AlphaHook'),
     ],

@@ -10,11 +10,12 @@ import torch
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import get_state_dict
 from torch import Tensor, nn
 
 from sbzoo.checkpoint import formats
 from sbzoo.checkpoint.cards import card
-from sbzoo.checkpoint.key_maps import Weights, below, own_keys
+from sbzoo.checkpoint.key_maps import Weights, below, own_keys, without_wrappers
 from sbzoo.checkpoint.resolve import CARD, resolve
 from sbzoo.errors import UserError
 from sbzoo.files import write
@@ -132,24 +133,22 @@ def check_fit(
     Raises:
         UserError: They do not fit; the message names the first keys that differ.
     """
-    weights = with_own_names(model, _unwrapped(weights, model))
-    have, want = (
-        {key: _shape(value) for key, value in state.items()}
-        for state in (weights, model.state_dict())
-    )
+    own = get_state_dict(model)
+    weights = with_own_names(model, without_wrappers(_unwrapped(weights, own), own))
+    have, want = ({key: _shape(value) for key, value in state.items()} for state in (weights, own))
     if have != want and (strict or not have.items() & want.items()):
         differences = _differences(have, want)
         raise UserError(f'{source}: the checkpoint is of another model\n{differences}')
     return weights
 
 
-def _unwrapped(weights: Weights, model: nn.Module) -> Weights:
+def _unwrapped(weights: Weights, own: Weights) -> Weights:
     """Without what wrappers put before every key: `module.`, `_orig_mod.`, Lightning's `model.`."""
     weights = {key.removeprefix('module.'): value for key, value in weights.items()}
     prefixes = {key.partition('.')[0] for key in weights}
-    if len(prefixes) != 1 or weights.keys() & model.state_dict().keys():
+    if len(prefixes) != 1 or weights.keys() & own.keys():
         return weights
-    return _unwrapped(below(f'{prefixes.pop()}.', weights), model)
+    return _unwrapped(below(f'{prefixes.pop()}.', weights), own)
 
 
 def _shape(value: Any) -> str:

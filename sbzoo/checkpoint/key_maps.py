@@ -11,7 +11,7 @@ convolution exchange channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import torch
 from torch import Tensor
@@ -49,6 +49,14 @@ def own_keys(card: Card, weights: Weights) -> Weights:
 def below(prefix: str, weights: Weights) -> Weights:
     """Those weights whose keys begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def without_wrappers(weights: Weights, own: Container[str]) -> Weights:
+    """Without the `module.` of wrappers that distributed training puts around each network."""
+    return {
+        key if key in own else key.replace('.module.', '.', 1): value
+        for key, value in weights.items()
+    }
 
 
 def _apply(rules: list[Rule], key: str, value: Tensor, card: Card) -> Weights:

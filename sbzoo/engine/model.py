@@ -8,11 +8,12 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import get_state_dict
 from torch import nn
 
 from sbzoo.checkpoint.cards import Card
 from sbzoo.checkpoint.io import check_fit, load
-from sbzoo.checkpoint.key_maps import GENERATOR, Weights, below
+from sbzoo.checkpoint.key_maps import GENERATOR, Weights, below, without_wrappers
 from sbzoo.engine.options.config import load_config
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
@@ -68,7 +69,8 @@ def whole(weights: Weights, model: nn.Module, source: str | Path) -> Weights:
     part = model.sampler if isinstance(model, GAN) else model.generator
     name = next(name for name, module in model.named_modules() if module is part)
     weights = check_fit(source, of_generator, part)
-    return model.state_dict() | {f'{name}.{key}': value for key, value in weights.items()}
+    own = get_state_dict(model)
+    return own | without_wrappers({f'{name}.{key}': value for key, value in weights.items()}, own)
 
 
 def kind_of(cfg: Config) -> type:

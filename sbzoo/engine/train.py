@@ -16,6 +16,7 @@ from sbzoo.engine.hooks.noise_scale import explain
 from sbzoo.engine.model import config_of
 from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.options.schedule import check_spans
+from sbzoo.engine.ranks import join_as
 from sbzoo.engine.result import write_result
 from sbzoo.engine.runner import unwrapped
 from sbzoo.engine.visualize import (
@@ -49,6 +50,7 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
     if checkpoint:
         cfg.load_from, cfg.resume = str(checkpoint), True
     check_save_best(cfg)
+    join_as(cfg)
     runner = Runner.from_cfg(cfg)
     check_spans(cfg, len(runner.train_dataloader))
     check_evaluation(runner)
@@ -110,6 +112,7 @@ def test(cfg: Config, reference: str | Path) -> tuple[Runner, dict[str, float]]:
         _check_is_of(cfg, card(reference.removeprefix(CARD)))
     cfg.load_from = reference if '://' in reference else str(resolve(reference))
     cfg.resume = False
+    join_as(cfg)
     runner = Runner.from_cfg(cfg)
     return runner, runner.test()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmengine.dist import is_main_process
 from torch import Tensor
 
 from sbzoo.errors import UserError
@@ -75,6 +76,9 @@ def compare(
         batch_size: Images at once.
         workers: Processes that read image files.
 
+    Returns:
+        The comparison; of several ranks, which share the images, the first has the metrics.
+
     Raises:
         UserError: An input is missing, broken, or not what the options need.
     """
@@ -85,13 +89,15 @@ def compare(
     network = _build_network(spec, weights, sources)
     loading = dict(batch_size=batch_size, workers=workers)
     reals = cached_features(sources[0], network, keep=kid or prdc, **loading)
-    if save_stats:
+    if save_stats and is_main_process():
         reals.statistics.save(save_stats)
     protocol = dict(extractor=network.protocol if network else spec, real=_count(real, reals))
     if fake is None:
         return Comparison({}, protocol)
     fakes = extract_features(sources[1], network, keep=kid or prdc or infinity, **loading)
     protocol['fake'] = _count(fake, fakes)
+    if not is_main_process():
+        return Comparison({}, protocol)
     metrics, warnings = compare_features(spec, reals, fakes, **asked)
     return Comparison(metrics, protocol, warnings)
 

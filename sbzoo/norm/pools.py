@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
@@ -178,18 +179,31 @@ class Sync(Batch):
 
     @property
     def spans_ranks(self) -> bool:
-        """Whether there are ranks."""
-        return dist.is_available() and dist.is_initialized()
+        """Whether there is more than one."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
     def pool(self, moments: Moments) -> Moments:
         if not self.spans_ranks:
             return average(moments, dim=0)
-        total = moments.mean.new_tensor(float(moments.count * len(moments.mean)))
-        dist.all_reduce(total)
-        share = moments.count / total.clamp(min=1)  # of a sample
-        mean = all_reduce(moments.mean.sum(0, keepdim=True) * share)
-        spread = moments.var + (moments.mean - mean).square()
-        return Moments(mean, all_reduce(spread.sum(0, keepdim=True) * share), int(total))
+        samples, channels = moments.mean.shape
+        share = 1 / max(samples, 1)
+        mean = moments.mean.sum(0, keepdim=True) * share
+        var = (moments.var + (moments.mean - mean).square()).sum(0, keepdim=True) * share
+        count = mean.new_full((1, 1), moments.count * samples)
+        means, variances, counts = _gather(torch.cat([mean, var, count], dim=1)).split(
+            [channels, channels, 1], dim=1
+        )
+        total = counts.sum()
+        shares = counts / total.clamp(min=1)
+        mean = (means * shares).sum(0, keepdim=True)
+        spread = (variances + (means - mean).square()) * shares
+        return Moments(mean, spread.sum(0, keepdim=True), round(total.item()))
+
+
+def _gather(row: Tensor) -> Tensor:
+    """The rows [1, D] of all ranks, [R, D]; one collective, and one more in backward."""
+    before, after = dist.get_rank(), dist.get_world_size() - dist.get_rank() - 1
+    return all_reduce(F.pad(row, (0, 0, before, after)))
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,11 @@ def set_running(norm: nn.Module, inputs: RunningMoments) -> None:
 def _track(norm: Norm, inputs: RunningMoments) -> None:
     """Let the pool itself say what it keeps of moments: one step with all the momentum."""
     mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
+    share = 1 / dist.get_world_size() if norm.pool.spans_ranks else 1  # each has all of them
     before = norm.momentum, norm.training
     with _kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
         norm.momentum, norm.training = 1.0, True
-        norm.statistics(Moments(mean, var, inputs.count))
+        norm.statistics(Moments(mean, var, inputs.count * share))
     norm.momentum, norm.training = before
 
 
@@ -101,7 +102,8 @@ def reestimate(
     Training goes on as if nothing had been run. So batch renormalisation and moving average batch
     norm (`brn`, `mabn`) keep their statistics: they correct the batch by them in training too.
     Norms in evaluation mode, such as MMDetection's `norm_eval` makes, keep theirs as well.
-    In a distributed run each process gives its own batches and all end with the same statistics.
+    In a distributed run each process gives as many batches of its own, and all end with the same
+    statistics.
 
     Args:
         model: In training mode, and on the device of the batches.

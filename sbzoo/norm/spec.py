@@ -39,7 +39,7 @@ def say_once(message: str) -> None:
 
 
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
-    parts = [parse(part, channels) for part in (first or 'bn', second or 'ln')]
+    parts = [parse(part, channels) for part in (first or 'syncbn', second or 'ln')]
     for name, part in zip((first, second), parts, strict=True):
         if part.learns:
             raise UserError(
@@ -68,7 +68,8 @@ NORMS = (
     Entry('evos0', r'evos0', lambda c: pools.EvoNormS0(_groups(c)),
           'a sample, groups of channels', 'norm and activation in one; EvoNorm backbones'),
     Entry('hybrid[(A,B[,channel])]', r'hybrid(?:\(([^,()]+),([^,()]+)(,channel)?\))?', _hybrid,
-          'a learned mix of A and B (bn, ln)', 'batch 2-8, or unknown; alpha by layer or channel'),
+          'a learned mix of A and B (syncbn, ln)',
+          'batch 2-8, or unknown; alpha by layer or channel'),
     Entry('sn', r'sn', lambda c: pools.Switch(),
           'a learned mix of in, ln and bn', 'batch 2-8; switchable norm'),
     Entry('ibn', r'ibn', lambda c: pools.InstanceBatch(),

@@ -139,6 +139,17 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
 
 
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """The option of tools that run on several devices."""
+    add = parser.add_argument
+    add(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what has started this, a process for each device: pytorch is torchrun',
+    )
+
+
 def positive_int(text: str) -> int:
     """An option's value that counts something."""
     value = int(text)

@@ -1,12 +1,18 @@
 """FID between two sets of images, and other distances, on pytorch-fid's weights or on others."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
 from sbzoo.tools import cli
+
+if TYPE_CHECKING:
+    from sbzoo.metrics.compare import Comparison
 
 EXAMPLES = r"""
 REAL and FAKE are folders, .npz files of statistics in pytorch-fid's format, or card://NAME for
@@ -53,28 +59,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='FID-infinity: of infinitely many generated images',
     )
+    cli.add_launcher(parser)
     add('--json', action='store_true', help='print JSON instead of a table')
 
 
 def main(args: argparse.Namespace) -> None:
+    from sbzoo.engine.ranks import join, one_voice
+
+    with one_voice(args.launcher):
+        join(args.launcher)
+        with redirect_stdout(sys.stderr):  # what libraries say is not the result
+            comparison = compare(args)
+        if args.json:
+            warning = '; '.join(comparison.warnings) or None
+            report = dict(metrics=comparison.metrics, protocol=comparison.protocol, warning=warning)
+            print(json.dumps(report, indent=1))
+        else:
+            print(comparison)
+
+
+def compare(args: argparse.Namespace) -> Comparison:
+    """What the options compare."""
     from sbzoo.metrics.compare import compare
     from sbzoo.zoo.samples import open_card
 
-    with redirect_stdout(sys.stderr):  # what libraries say is not the result
-        comparison = compare(
-            *(open_card(source, args.num) for source in (args.real, args.fake) if source),
-            extractor=f'{args.extractor}:{args.dims}' if args.dims else args.extractor,
-            weights=args.weights,
-            kid=args.kid,
-            prdc=args.prdc,
-            infinity=args.infinity,
-            save_stats=args.save_stats,
-            batch_size=args.batch_size,
-            workers=args.num_workers,
-        )
-    if args.json:
-        warning = '; '.join(comparison.warnings) or None
-        report = dict(metrics=comparison.metrics, protocol=comparison.protocol, warning=warning)
-        print(json.dumps(report, indent=1))
-    else:
-        print(comparison)
+    return compare(
+        *(open_card(source, args.num) for source in (args.real, args.fake) if source),
+        extractor=f'{args.extractor}:{args.dims}' if args.dims else args.extractor,
+        weights=args.weights,
+        kid=args.kid,
+        prdc=args.prdc,
+        infinity=args.infinity,
+        save_stats=args.save_stats,
+        batch_size=args.batch_size,
+        workers=args.num_workers,
+    )

@@ -61,13 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='less memory: recompute cheap layers in the backward pass',
     )
-    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    cli.add_launcher(parser)
     cli.add_common_options(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.options.config import build_config
+    from sbzoo.engine.ranks import one_voice
     from sbzoo.engine.train import next_command, show, train
 
-    runner, metrics = train(build_config(args), args.resume)
-    show(runner, metrics, next_command(runner))
+    with one_voice(args.launcher):
+        runner, metrics = train(build_config(args), args.resume)
+        show(runner, metrics, next_command(runner))

@@ -343,7 +343,7 @@ def _rank(rank: int, file: str, batches: list) -> None:
 
 
 def test_two_processes_end_with_the_statistics_of_one(tmp_path):
-    batches = [images(2, 3, 8, 8) for _ in range(3)]
+    batches = [images(2, 3, 8, 8) for _ in range(4)]
     mp.start_processes(_rank, (str(tmp_path / 'store'), batches), nprocs=2, start_method='fork')
     alone = Norm(3, 'hybrid').double()
     reestimate(alone, batches)

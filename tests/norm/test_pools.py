@@ -1,5 +1,6 @@
 """Every pool against a layer of torch, torchvision or timm, or the formula of its paper."""
 
+import copy
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import torchvision
 from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d
 from torch import nn
 from torch.multiprocessing import start_processes
+from torch.nn.parallel import DistributedDataParallel
 
 from sbzoo import UserError, build_norm
 from sbzoo.norm import NORMS, Norm, layers
@@ -328,53 +330,56 @@ def test_an_empty_batch_is_put_out_and_learns_nothing(spec, training, compiled):
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
 
 
-def _rank(rank: int, file: str, layer: Norm, shares: list, x: torch.Tensor, grad: torch.Tensor):
+def _rank(rank: int, file: str, norms: list, shares: list, x: torch.Tensor, grad: torch.Tensor):
     torch.distributed.init_process_group('gloo', f'file://{file}', rank=rank, world_size=2)
-    own = x.split(shares)[rank].clone().requires_grad_()
-    y = layer(own)
-    y.backward(grad.split(shares)[rank])
-    affine = layer.weight.grad, layer.bias.grad
-    torch.save((y.detach(), own.grad, layer.state_dict(), affine), f'{file}.{rank}')
+    found = []
+    for layer in norms:
+        own = x.split(shares)[rank].clone().requires_grad_()
+        y = DistributedDataParallel(layer)(own)
+        y.backward(grad.split(shares)[rank] * 2)  # of which the wrapper takes the mean
+        affine = [parameter.grad for parameter in layer.parameters()]
+        found.append((y.detach(), own.grad / 2, layer.state_dict(), affine))
+    torch.save(found, f'{file}.{rank}')
     torch.distributed.destroy_process_group()
 
 
-def on_two_ranks(path, layer, shares, x, grad) -> list[tuple]:
-    arguments = str(path / 'meet'), layer, shares, x, grad
+def on_two_ranks(path, norms, shares, x, grad) -> list[list[tuple]]:
+    """Of each layer what both ranks have found: output, gradients and state."""
+    arguments = str(path / f'meet{shares}'), norms, shares, x, grad
     start_processes(_rank, arguments, nprocs=2, start_method='fork')
-    return [torch.load(path / f'meet.{rank}') for rank in range(2)]
+    ranks = (torch.load(path / f'meet{shares}.{rank}') for rank in range(2))
+    return list(zip(*ranks, strict=True))
 
 
-@pytest.mark.parametrize('shares', [[1, 2], [3, 0]])
-def test_sync_over_two_ranks_is_one_rank_of_all_images(tmp_path, shares):
-    layer, x, grad = make('syncbn'), images(3, C, H, W), torch.randn(3, C, H, W).double()
-    theirs = nn.BatchNorm2d(C).double()
-    theirs.load_state_dict(layer.state_dict())
-    x.requires_grad_()
-    y = theirs(x)
-    y.backward(grad)
-    ranks = on_two_ranks(tmp_path, layer, shares, x.detach(), grad)
-    torch.testing.assert_close(torch.cat([r[0] for r in ranks]), y.detach())
-    torch.testing.assert_close(torch.cat([r[1] for r in ranks]), x.grad)
-    for rank in ranks:
-        for key, value in theirs.state_dict().items():
-            torch.testing.assert_close(rank[2][key], value)
-    for i, parameter in enumerate(theirs.parameters()):
-        torch.testing.assert_close(sum(r[3][i] for r in ranks), parameter.grad)
+INVARIANT = ['gn', 'ln', 'syncbn', 'hybrid', 'hybrid(syncbn,in,channel)']
 
 
-@pytest.mark.parametrize('spec', ['syncbn', 'hybrid(syncbn,ln)'])
-def test_sync_of_ranks_without_images(tmp_path, spec):
-    """All are empty: nothing moves. One is: a hybrid goes on too."""
-    layer, x = make(spec), images(3, C, H, W)
-    before = layer.running_var.clone()
-    ranks = on_two_ranks(tmp_path, layer, [0, 0], x[:0], x[:0])
-    assert all(torch.equal(rank[2]['running_var'], before) for rank in ranks)
-    (tmp_path / 'meet').unlink(missing_ok=True)
-    ranks = on_two_ranks(tmp_path, layer, [0, 3], x, x)
-    torch.testing.assert_close(ranks[0][2], ranks[1][2])
-    torch.testing.assert_close(ranks[1][0], layer(x).detach())  # one process of all images
-    assert ranks[0][0].shape == (0, C, H, W)
-    assert all(torch.equal(g, torch.zeros(C).double()) for g in ranks[0][3])
+@pytest.mark.parametrize('shares', [[1, 1], [2, 1], [3, 0]])
+def test_two_ranks_are_one_rank_of_all_images(tmp_path, shares):
+    """As often as the images are shared out, and as torch's batch norm does it."""
+    n = sum(shares)
+    x, grad = images(n, C, H, W), torch.randn(n, C, H, W).double()
+    norms = [make(spec) for spec in INVARIANT]
+    alone = [*copy.deepcopy(norms), nn.BatchNorm2d(C).double()]
+    alone[-1].load_state_dict(norms[2].state_dict())
+    found = on_two_ranks(tmp_path, norms, shares, x, grad)
+    for layer, ranks in zip(alone, [*found, found[2]], strict=True):
+        own = x.clone().requires_grad_()
+        y = layer(own)
+        y.backward(grad)
+        torch.testing.assert_close(torch.cat([r[0] for r in ranks]), y.detach())
+        torch.testing.assert_close(torch.cat([r[1] for r in ranks]), own.grad)
+        for rank in ranks:
+            torch.testing.assert_close(rank[2], dict(layer.state_dict()), check_dtype=False)
+            torch.testing.assert_close(rank[3], [p.grad for p in layer.parameters()])
+
+
+def test_ranks_without_any_image_learn_nothing(tmp_path):
+    norms, x = [make(spec) for spec in INVARIANT], images(0, C, H, W)
+    for layer, ranks in zip(norms, on_two_ranks(tmp_path, norms, [0, 0], x, x), strict=True):
+        for rank in ranks:
+            torch.testing.assert_close(rank[2], layer.state_dict(), rtol=0, atol=0)
+            assert not any(g.any() for g in rank[3])
 
 
 def test_identities():

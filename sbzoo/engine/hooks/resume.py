@@ -121,7 +121,8 @@ class PretrainedHook(Hook):
         if isinstance(model, AdversarialModel) and not trains:
             checkpoint['state_dict'] = whole(weights, model, source)
         else:
-            check_fit(source, weights, model, not trains or self.strict or runner._resume)
+            strict = not trains or self.strict or runner._resume
+            checkpoint['state_dict'] = check_fit(source, weights, model, strict)
 
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""

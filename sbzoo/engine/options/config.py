@@ -26,7 +26,7 @@ from sbzoo.engine.options.schedule import (
 )
 from sbzoo.errors import UserError
 
-HOOKS = ('ExactResumeHook', 'PretrainedHook', 'StopAtInvalidLossHook', 'AlphaHook')
+HOOKS = 'ExactResumeHook', 'PretrainedHook', 'RanksHook', 'StopAtInvalidLossHook', 'AlphaHook'
 TENSORBOARD = dict(type='TensorboardVisBackend')
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from sbzoo.engine.options.parts import wrappers_of
+from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
-
-DEVICES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
@@ -113,21 +111,11 @@ def _positive(lr: str) -> float:
 
 
 def _total_batch_size(cfg: Config) -> tuple[int, str]:
-    devices = _devices(cfg.get('launcher', 'none'))
+    devices = world_size(cfg.get('launcher', 'none'))
     batch = cfg.train_dataloader.batch_size
     accumulated = wrappers_of(cfg.optim_wrapper)[0].get('accumulative_counts', 1)
     factors = f'{devices} device(s) x batch size {batch} x {accumulated} accumulated'
     return devices * batch * accumulated, factors
-
-
-def _devices(launcher: str) -> int:
-    """How many processes a launcher has started, which mmengine will know only later."""
-    if launcher == 'none':
-        return 1
-    variable = DEVICES[launcher]
-    if variable not in os.environ:
-        raise UserError(f'--launcher {launcher}: {variable} is not set, so it did not start this')
-    return int(os.environ[variable])
 
 
 def warn_if_lr_is_for_another_batch(cfg: Config) -> None:
