@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.nn.functional import all_reduce
 
 from sbzoo.norm.moments import Moments, average, by_groups, uncentred
 
@@ -203,7 +202,19 @@ class Sync(Batch):
 def _gather(row: Tensor) -> Tensor:
     """The rows [1, D] of all ranks, [R, D]; one collective, and one more in backward."""
     before, after = dist.get_rank(), dist.get_world_size() - dist.get_rank() - 1
-    return all_reduce(F.pad(row, (0, 0, before, after)))
+    return _AllReduce.apply(F.pad(row, (0, 0, before, after)))
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _AllReduce.apply(grad.contiguous())
 
 
 @dataclass(frozen=True)

@@ -335,7 +335,8 @@ def _rank(rank: int, file: str, norms: list, shares: list, x: torch.Tensor, grad
     found = []
     for layer in norms:
         own = x.split(shares)[rank].clone().requires_grad_()
-        y = DistributedDataParallel(layer)(own)
+        wrapped = DistributedDataParallel(layer)
+        y = wrapped(own)
         y.backward(grad.split(shares)[rank] * 2)  # of which the wrapper takes the mean
         affine = [parameter.grad for parameter in layer.parameters()]
         found.append((y.detach(), own.grad / 2, layer.state_dict(), affine))
