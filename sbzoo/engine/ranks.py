@@ -36,7 +36,7 @@ LAUNCHERS = dict(
 # A rank may wait for minutes while another evaluates, downloads or writes; one that has died is
 # noticed at once, by its connection. So this only ends runs that hang.
 TIMEOUT = 1800  # seconds
-ROLL_CALL = 2.0  # seconds
+ROLL_CALL = 1.0  # seconds
 FLOOR = 'floor'  # who has it speaks
 LOST = re.compile(r'gloo|nccl|connection (closed|reset)|timed out waiting', re.IGNORECASE)
 
@@ -132,7 +132,7 @@ def _said_by_all(error: BaseException) -> BaseException | None:
     if not missing:
         return error
     ranks = ', '.join(map(str, missing))
-    return UserError(f'rank {ranks} of {dist.get_world_size()} was killed (no memory?) or hangs')
+    return UserError(f'rank {ranks} of {dist.get_world_size()} has ended or hangs (out of memory?)')
 
 
 def _roll_call(store: dist.Store) -> list[int]:
