@@ -141,3 +141,67 @@ def test_suppression_of_nothing():
         assert dets.shape == (0, 5)
         assert inds.shape == (0,)
     assert ops.nms_match(torch.zeros(0, 5), 0.5) == []
+
+
+# Its tests/test_ops/test_nms.py and test_bbox.py
+
+BOXES = torch.tensor([[6.0, 3, 8, 7], [3, 6, 9, 11], [3, 7, 10, 12], [1, 4, 13, 7]])
+SCORES = torch.tensor([0.6, 0.9, 0.7, 0.2])
+SUPPRESSED = {
+    'naive': {1: 0.9, 0: 0.6, 3: 0.2},
+    'linear': {1: 0.9, 0: 0.6, 2: 0.29024392, 3: 0.2},
+    'gaussian': {1: 0.9, 0: 0.59630775, 2: 0.35275510, 3: 0.18650459},
+}
+
+
+@pytest.mark.parametrize('method', SUPPRESSED)
+def test_soft_nms_gives_the_numbers_of_mmcv(method):
+    dets, inds = ops.soft_nms(BOXES, SCORES, 0.3, 0.5, 0.01, method)
+    assert dict(zip(inds.tolist(), dets[:, 4].tolist(), strict=True)) == pytest.approx(
+        SUPPRESSED[method]
+    )
+    assert inds.tolist() == list(SUPPRESSED[method])
+    assert torch.equal(dets[:, :4], BOXES[inds])
+
+
+def test_nms_gives_the_numbers_of_mmcv():
+    assert ops.nms(BOXES, SCORES, 0.3)[1].tolist() == [1, 0, 3]
+    first = [[49.1, 32.4, 51.0, 35.9, 0.9], [49.3, 32.9, 51.0, 35.3, 0.9]]
+    second = [[35.3, 11.5, 39.9, 14.5, 0.4], [35.2, 11.7, 39.7, 15.7, 0.3]]
+    dets = torch.tensor(first + second)
+    groups = [group.tolist() for group in ops.nms_match(dets, 0.6)]
+    assert [group[0] for group in groups] == ops.nms(dets[:, :4], dets[:, 4], 0.6)[1].tolist()
+    assert groups == [[0, 1], [2, 3]]
+
+
+def test_bbox_overlaps_gives_the_numbers_of_mmcv():
+    a = torch.tensor([[1.0, 1, 3, 4], [2, 2, 3, 4], [7, 7, 8, 8]])
+    b = torch.tensor([[0.0, 2, 2, 5], [2, 1, 3, 3]])
+    wanted = torch.tensor([[1 / 3, 0.5], [0.2, 0.5], [0, 0]])
+    torch.testing.assert_close(ops.bbox_overlaps(a, b, offset=1), wanted)
+    aligned = ops.bbox_overlaps(a[:2], b, aligned=True, offset=1)
+    torch.testing.assert_close(aligned, wanted[:2].diagonal())
+    row = torch.tensor([[4.0, 0, 5, 3], [3, 0, 4, 3], [2, 0, 3, 3], [1, 0, 2, 3]])
+    overlaps = ops.bbox_overlaps(torch.tensor([[0.0, 0, 3, 3]]), row, offset=1)
+    assert overlaps.tolist() == [pytest.approx([0, 0.2, 0.5, 0.5])]
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('mode', ['iou', 'iof'])
+def test_bbox_overlaps(mode, offset):
+    """Exact fractions of whole boxes, pairwise and aligned; NaN where the divisor is 0."""
+    a, b = ([list(map(int, box)) for box in integer_boxes(20, seed)[0]] for seed in (2, 3))
+
+    def overlap(x, y):
+        sides = [min(x[i + 2], y[i + 2]) - max(x[i], y[i]) + offset for i in (0, 1)]
+        inter = max(sides[0], 0) * max(sides[1], 0)
+        first, second = ((c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (x, y))
+        divisor = first if mode == 'iof' else first + second - inter
+        return inter / divisor if divisor else float('nan')
+
+    boxes = torch.tensor(a).float(), torch.tensor(b).float()
+    wanted = torch.tensor([[overlap(x, y) for y in b] for x in a])
+    pairs, aligned = (ops.bbox_overlaps(*boxes, mode, aligned, offset) for aligned in (False, True))
+    torch.testing.assert_close(pairs, wanted, equal_nan=True)
+    torch.testing.assert_close(aligned, wanted.diagonal(), equal_nan=True)
+    assert ops.bbox_overlaps(boxes[0], boxes[1][:0], mode).shape == (20, 0)

@@ -64,3 +64,36 @@ def test_focal_losses_of_nothing():
         loss.backward()
         assert loss == 0
         assert logits.grad.shape == (0, 4)
+
+
+# Its tests/test_ops/test_focal_loss.py: logits and targets; softmax loss and gradient; sigmoid's
+NUMBERS = {
+    'two': (
+        ([[1.0, 0], [0, 1]], [0, 1]),
+        (0.00566451, [[-0.00657264, 0.00657264], [0.00657264, -0.00657264]]),
+        (0.13562961, [[-0.00657264, 0.11185755], [0.11185755, -0.00657264]]),
+    ),
+    'three': (
+        ([[1.0, 0, -1], [0, 1, 2]], [2, 1]),
+        (
+            0.34956908,
+            [[0.10165970, 0.03739851, -0.13905823], [0.01227554, -0.10298023, 0.09070466]],
+        ),
+        (
+            1.10251057,
+            [[0.28808805, 0.11185755, -0.09602935], [0.11185755, -0.00657264, 0.40376765]],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_focal_losses_give_the_numbers_of_mmcv(name):
+    (logits, target), *numbers = NUMBERS[name]
+    losses = ops.softmax_focal_loss, ops.sigmoid_focal_loss
+    for loss, (value, grad) in zip(losses, numbers, strict=True):
+        leaf = torch.tensor(logits, requires_grad=True)
+        found = loss(leaf, torch.tensor(target), 2.0, 0.25, None, 'mean')
+        found.backward()
+        torch.testing.assert_close(found, torch.tensor(value), rtol=1e-4, atol=0)
+        torch.testing.assert_close(leaf.grad, torch.tensor(grad), rtol=1e-4, atol=1e-8)

@@ -93,3 +93,85 @@ def test_no_rois(layer):
     assert output.shape == (0, 3, 2, 2)
     output.sum().backward()
     assert not input.grad.any()
+
+
+# Its tests/test_ops/test_roi_align.py, test_roi_pool.py and test_deform_roi_pool.py
+
+SMALL = [[1.0, 2], [3, 4]]
+LARGE = [[1.0, 2, 5, 6], [3, 4, 7, 8], [9, 10, 13, 14], [11, 12, 15, 16]]
+LARGE_GRAD = torch.tensor([0.6875, 0.625, 0.625, 0.0625])  # mmcv lists the outer product
+NUMBERS = {
+    'align': (
+        [[[1.0, 1.25], [1.5, 1.75]], [[1.9375, 4.75], [7.5625, 10.375]]],
+        [torch.tensor([[3.0625, 0.4375], [0.4375, 0.0625]]), LARGE_GRAD.outer(LARGE_GRAD)],
+    ),
+    'pool': (
+        [SMALL, [[4.0, 8], [12, 16]]],
+        [torch.ones(2, 2), torch.tensor([0.0, 1, 0, 1]).outer(torch.tensor([0.0, 1, 0, 1]))],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ('layer', 'numbers'),
+    [
+        (ops.RoIAlign(2, 1.0, 2), 'align'),
+        (ops.RoIPool(2, 1.0), 'pool'),
+        (ops.DeformRoIPoolPack(2, 1, 8, 1.0, 2), 'align'),
+    ],
+    ids=['align', 'pool', 'deform'],
+)
+def test_numbers_of_mmcv(layer, numbers):
+    for image, output, grad in zip((SMALL, LARGE), *NUMBERS[numbers], strict=True):
+        input = torch.tensor([[image]], requires_grad=True)
+        end = len(image) - 1.0
+        found = layer(input, torch.tensor([[0, 0, 0, end, end]]))
+        found.sum().backward()
+        torch.testing.assert_close(found, torch.tensor([[output]]))
+        torch.testing.assert_close(input.grad[0, 0], grad)
+
+
+# Deformable RoI pooling
+
+
+def slow_deform_roi_pool(input, rois, offset, size, scale, ratio, gamma):
+    """Each bin is a RoI of its own, moved by its offset."""
+    bins = []
+    for n, j, i in product(range(len(rois)), range(size[0]), range(size[1])):
+        image, x1, y1, x2, y2 = rois[n]
+        w, h = (x2 - x1) * scale, (y2 - y1) * scale
+        x = x1 * scale + i * w / size[1] + gamma * w * offset[n, 0, j, i]
+        y = y1 * scale + j * h / size[0] + gamma * h * offset[n, 1, j, i]
+        bins.append(torch.stack([image, x, y, x + w / size[1], y + h / size[0]]))
+    pooled = slow_roi_align(input, torch.stack(bins).detach(), (1, 1), 1.0, ratio, True)
+    return pooled.view(len(rois), *size, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize('ratio', [0, 2])
+def test_deform_roi_pool(ratio):
+    """Values and the gradient of the input, also at and over the border."""
+    input, rois = rand(2, 3, 6, 7), torch.tensor(ROIS, dtype=torch.float64)
+    offset = rand(4, 2, 2, 3, low=-3, high=3, seed=1)
+    output = ops.deform_roi_pool(input, rois, offset, (2, 3), 0.6, ratio, 0.2)
+    reference = slow_deform_roi_pool(input, rois, offset, (2, 3), 0.6, ratio, 0.2)
+    assert_same(output, reference, [input])
+
+
+def test_deform_roi_pool_has_the_gradient_of_finite_differences():
+    """In input and offset, where no sample reaches the border."""
+    rois = torch.tensor([[0, 1.3, 1.1, 3.6, 4.2]]).double()
+    input, offset = rand(1, 2, 5, 6), rand(1, 2, 2, 2, seed=1)
+    pool = ops.DeformRoIPool(2, 1.0, 2, 0.1)
+    assert torch.autograd.gradcheck(lambda x, o: pool(x, rois, o), (input, offset))
+
+
+def test_deform_roi_pool_moves_bins_at_the_border_as_mmcv():
+    """The slope there goes on beyond the first pixel along the other axis, and ends at the last."""
+    input = torch.tensor([[[[1.0, 2, 4], [8, 16, 32], [64, 128, 256]]]]).double()
+    offset = torch.zeros(3, 2, 1, 1).double().requires_grad_()
+    places = torch.tensor([[0.5, -0.5], [1.5, 2.5], [0.5, 1.5]])  # x, y of one sample
+    rois = torch.cat([torch.zeros(3, 1), places, places + 1], 1).double()
+    ops.deform_roi_pool(input, rois, offset, (1, 1), 1.0, 1, 1.0).sum().backward()
+    # samples at x, y: rows 0 and 1 extended by y = -.5; the last row twice; between all
+    slopes = [[1.5 * 1 - 0.5 * 8, 0.5 * 7 + 0.5 * 14], [0, 0], [0.5 * 8 + 0.5 * 64, 84]]
+    assert offset.grad.flatten(1).tolist() == slopes
