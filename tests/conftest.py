@@ -1,9 +1,31 @@
-"""Settings of all tests: one thread, one seed, the embedded set built once."""
+"""Settings of all tests: one thread, one seed, a home of their own, the embedded set built once."""
 
 import os
+import shutil
+import site
+import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
+
+
+def _move() -> Path:
+    """Make a home for tests, before any library looks for its cache, so that users keep theirs."""
+    os.environ.setdefault('PYTHONUSERBASE', site.getuserbase())
+    os.environ.setdefault('GIT_CONFIG_GLOBAL', str(Path.home() / '.gitconfig'))
+    for name in OF_CACHES:
+        os.environ.pop(name, None)
+    os.environ['HOME'] = tempfile.mkdtemp(prefix='sbzoo-tests-')
+    return Path.home()
+
+
+OF_CACHES = (
+    *('SBZOO_CACHE', 'TORCH_HOME', 'HF_HOME', 'HF_HUB_CACHE', 'MPLCONFIGDIR', 'TRITON_CACHE_DIR'),
+    *('MMENGINE_HOME', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME'),
+)
+HOME = None if 'PYTEST_XDIST_WORKER' in os.environ else _move()  # which workers share
+
 import torch
 from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
@@ -23,13 +45,17 @@ def _repeatable():
         yield
 
 
+def pytest_unconfigure():
+    if HOME:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
 @pytest.fixture(scope='session')
-def digits(tmp_path_factory):
-    """The embedded detection set, in a cache of this session's own."""
+def digits():
+    """The embedded detection set, in the cache of the session."""
     from sbzoo.data.embedded.digit_scenes import ensure_digits
     from sbzoo.paths import cache_dir
 
-    os.environ['SBZOO_CACHE'] = str(tmp_path_factory.mktemp('cache'))
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # other bytes than the published set has
         return ensure_digits(cache_dir() / 'digits')

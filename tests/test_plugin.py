@@ -1,6 +1,5 @@
 """`import sbzoo` makes a plugin of it, in whatever order it and its hosts are imported."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,7 @@ SCOPE = "from mmengine.registry import init_default_scope; init_default_scope('m
 def python(script: str, cwd: Path = ROOT) -> str:
     """What a script prints, in a process of its own."""
     command = [sys.executable, '-c', script]
-    known = {k: v for k, v in os.environ.items() if k != 'SBZOO_CACHE'}  # mmengine logs its use
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=known)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

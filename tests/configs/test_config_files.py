@@ -21,7 +21,6 @@ def test_no_config_imports_a_module(path):
 def test_a_config_that_was_written_finds_the_cache_of_whoever_loads_it(
     tmp_path, digits, monkeypatch
 ):
-    monkeypatch.delenv('SBZOO_CACHE')
     Config.fromfile('configs/retinanet_gn_b2.py').dump(tmp_path / 'left.py')
     (tmp_path / '.cache/sbzoo').mkdir(parents=True)
     (tmp_path / '.cache/sbzoo/digits').symlink_to(digits)
