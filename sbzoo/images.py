@@ -41,10 +41,17 @@ def find_images(root: Path) -> tuple[Path, ...]:
 
 def _find(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+        below = [name for name in folders if not name.startswith('.')]
+        folders[:] = [name for name in below if not _leads_back(Path(folder, name))]
         for name in files:
             if name.lower().endswith(tuple(f'.{e}' for e in EXTENSIONS)) and name[0] != '.':
                 yield Path(folder, name)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it is in, whose images would be found 40 times."""
+    above = folder.absolute().parents
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in above}
 
 
 def read_rgb(path: Path) -> Image.Image:

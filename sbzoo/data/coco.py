@@ -197,7 +197,8 @@ def _leaks(train: Split, val: Split) -> Iterator[str]:
     seen = {_real_path(file) for file in train.files.values()}
     for image, name in val.each('images', 'file_name'):
         if name in val.files and _real_path(val.files[name]) in seen:
-            yield f'{val.name}: {label("images", image)}: the same file is in {train.name}'
+            known = f'{val.name}: {label("images", image)}: the same file is in {train.name}'
+            yield f'{known} (--allow-leaks lets it pass)'
 
 
 def _real_path(file: os.DirEntry[str]) -> str:
@@ -227,12 +228,13 @@ def _counts(split: Split, crowds: int) -> str:
     dropped = len(split.entries['annotations']) - boxes - crowds
     turned = sum(picture.turned for picture in split.pictures.values())
     parts = (
-        (images, 'images'),
-        (empty, 'of them without boxes'),
-        (turned, 'of them turned upright by EXIF'),
-        (boxes, 'boxes'),
-        (crowds, 'crowds'),
-        (dropped, 'dropped boxes'),
-        (len(split.entries['categories']), 'classes'),
+        (images, 'image', 's'),
+        (empty, 'of them without boxes', ''),
+        (turned, 'of them turned upright by EXIF', ''),
+        (boxes, 'box', 'es'),
+        (crowds, 'crowd', 's'),
+        (dropped, 'dropped', ''),
+        (len(split.entries['categories']), 'class', 'es'),
     )
-    return f'{split.name}: ' + ', '.join(f'{count:,} {what}' for count, what in parts if count)
+    shown = (f'{n:,} {what}{ending * (n > 1)}' for n, what, ending in parts if n)
+    return f'{split.name}: {", ".join(shown)}'

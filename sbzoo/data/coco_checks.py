@@ -25,6 +25,7 @@ ROUNDING = 2
 # More boxes than this past their image are no rounding and no objects that the edge cuts off:
 # corners in the place of sizes put about three in four of them past it.
 MANY = 1 / 3
+_FLOAT_MAX = sys.float_info.max  # JSON's whole numbers may be larger
 LARGEST = 1e10  # square pixels; COCO's AP leaves out what is above
 
 
@@ -36,8 +37,7 @@ class _Kind(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    largest = sys.float_info.max  # whole numbers may be larger
-    return type(value) in (int, float) and -largest <= value <= largest
+    return type(value) in (int, float) and -_FLOAT_MAX <= value <= _FLOAT_MAX
 
 
 def _is_box(value: Any) -> bool:

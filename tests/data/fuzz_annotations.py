@@ -4,8 +4,9 @@ A fault is in the JSON text, in its values or in a picture, and follows from its
 
     python tests/data/fuzz_annotations.py --count 500
 
-runs each in a process of its own, whose memory is measured, and reads what is accepted through
-MMDetection's data set and pipeline, masks included. The first 60 are a test.
+runs each in a process of its own, whose memory is measured. What is accepted is read through
+MMDetection's data set and pipeline, masks included, and evaluated; a detector takes a step on it.
+The first 60 are a test.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import DATASETS, METRICS
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS, METRICS, MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 from pycocotools import mask as rle
 
 from sbzoo.data.coco import CocoSplit, read_folder
+from sbzoo.engine.options.config import load_config
 from sbzoo.errors import UserError
 
 LIMIT = 2 * 2**30  # bytes that a process may take
@@ -246,6 +250,19 @@ def load_all(split: CocoSplit) -> None:
     metric.dataset_meta = dataset.metainfo
     found = metric.compute_metrics([({}, as_prediction(sample)) for sample in samples])
     assert found['bbox_mAP'] > 0.999, f'AP of the truth is {found["bbox_mAP"]}'
+    take_a_step(dataset)
+
+
+def take_a_step(dataset: CocoDataset) -> None:
+    """Losses and gradients of all pictures are finite."""
+    cfg = load_config('configs/retinanet_gn_b2.py').model
+    cfg.bbox_head.num_classes = len(dataset.metainfo['classes'])
+    model = MODELS.build(cfg)
+    batch = model.data_preprocessor(pseudo_collate([dataset[i] for i in range(len(dataset))]), True)
+    losses, _ = model.parse_losses(model(**batch, mode='loss'))
+    losses.backward()
+    total = sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None)
+    assert total.isfinite(), 'gradients that are not finite'
 
 
 def as_prediction(sample: DetDataSample) -> dict:

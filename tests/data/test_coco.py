@@ -102,7 +102,7 @@ def test_a_good_folder(folder):
     assert found.root == folder
     assert found.classes == ('dog', 'cat')
     for split, file, name in ((found.train, TRAIN, 'train'), (found.val, VAL, 'val')):
-        counts = f'{file}: 2 images, 2 boxes, 1 crowds, 2 classes'
+        counts = f'{file}: 2 images, 2 boxes, 1 crowd, 2 classes'
         assert split == CocoSplit(
             folder / file, folder / name, ('dog', 'cat'), 2, 3, True, False, 48, counts
         )
@@ -347,7 +347,7 @@ def test_a_box_may_reach_over_the_edge(folder, change):
 def test_an_image_may_have_no_boxes(folder):
     edit(folder, lambda data: [a.update(image_id=1) for a in data['annotations']])
     assert read_folder(folder).train.counts == (
-        f'{TRAIN}: 2 images, 1 of them without boxes, 2 boxes, 1 crowds, 2 classes'
+        f'{TRAIN}: 2 images, 1 of them without boxes, 2 boxes, 1 crowd, 2 classes'
     )
 
 
@@ -434,7 +434,9 @@ def test_splits_of_other_categories(folder, categories, lines):
 
 def test_one_file_in_both_splits(folder):
     link(folder / 'train/2.png', folder / 'val/101.png')
-    assert problems(folder)[1] == [f'{VAL}: image 101 (101.png): the same file is in {TRAIN}']
+    assert problems(folder)[1] == [
+        f'{VAL}: image 101 (101.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
+    ]
     assert read_folder(folder, allow_leaks=True).val.num_images == 2
 
 
@@ -466,7 +468,8 @@ def test_one_linked_image_folder_for_both_splits(folder):
     (folder / 'val').rename(folder / 'other')
     (folder / 'val').symlink_to(folder / 'train')
     assert problems(folder)[1] == [
-        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN}' for i in (1, 2)
+        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
+        for i in (1, 2)
     ]
 
 
@@ -474,7 +477,8 @@ def test_one_image_folder_for_both_splits(tmp_path):
     for name in ('train', 'val'):
         write_split(tmp_path, name, content(1), 'annotations/instances_{}.json', 'images')
     assert problems(tmp_path)[1] == [
-        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN}' for i in (1, 2)
+        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
+        for i in (1, 2)
     ]
 
 
@@ -539,5 +543,5 @@ def test_empty_boxes_may_be_dropped(folder):
     found = read_folder(folder, drop_empty_boxes=True)
     for split in (found.train, found.val):
         assert split.counts.endswith(
-            '2 images, 1 of them without boxes, 1 boxes, 1 crowds, 1 dropped boxes, 2 classes'
+            '2 images, 1 of them without boxes, 1 box, 1 crowd, 1 dropped, 2 classes'
         )

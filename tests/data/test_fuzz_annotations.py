@@ -23,7 +23,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def test_the_sound_folder_is_accepted(sound):
-    assert read_folder(sound).train.counts.endswith('3 images, 5 boxes, 1 crowds, 2 classes')
+    assert read_folder(sound).train.counts.endswith('3 images, 5 boxes, 1 crowd, 2 classes')
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')

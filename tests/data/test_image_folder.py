@@ -159,6 +159,9 @@ def test_links_are_followed(root, tmp_path):
     root.mkdir()
     (root / 'link').symlink_to(tmp_path / 'elsewhere')
     assert read_image_folder(root).num_images == 1
+    (tmp_path / 'elsewhere/circle').symlink_to(root)  # and back again
+    (root / 'self').symlink_to(root)
+    assert read_image_folder(root).num_images == 1
 
 
 def test_classes_are_sub_folders(root):
