@@ -16,6 +16,7 @@ Change = Callable[[dict], Any]
 
 TRAIN = 'annotations/instances_train.json'
 VAL = 'annotations/instances_val.json'
+LEAK = f'the same file is in {TRAIN} (--allow-leaks lets it pass)'
 LAYOUTS = {
     'coco': ('annotations/instances_{}2017.json', '{}2017'),
     'coco 2014 in images': ('annotations/instances_{}2014.json', 'images/{}2014'),
@@ -434,9 +435,7 @@ def test_splits_of_other_categories(folder, categories, lines):
 
 def test_one_file_in_both_splits(folder):
     link(folder / 'train/2.png', folder / 'val/101.png')
-    assert problems(folder)[1] == [
-        f'{VAL}: image 101 (101.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
-    ]
+    assert problems(folder)[1] == [f'{VAL}: image 101 (101.png): {LEAK}']
     assert read_folder(folder, allow_leaks=True).val.num_images == 2
 
 
@@ -467,19 +466,13 @@ def test_one_linked_image_folder_for_both_splits(folder):
     (folder / VAL).write_text((folder / TRAIN).read_text())
     (folder / 'val').rename(folder / 'other')
     (folder / 'val').symlink_to(folder / 'train')
-    assert problems(folder)[1] == [
-        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
-        for i in (1, 2)
-    ]
+    assert problems(folder)[1] == [f'{VAL}: image {i} ({i}.png): {LEAK}' for i in (1, 2)]
 
 
 def test_one_image_folder_for_both_splits(tmp_path):
     for name in ('train', 'val'):
         write_split(tmp_path, name, content(1), 'annotations/instances_{}.json', 'images')
-    assert problems(tmp_path)[1] == [
-        f'{VAL}: image {i} ({i}.png): the same file is in {TRAIN} (--allow-leaks lets it pass)'
-        for i in (1, 2)
-    ]
+    assert problems(tmp_path)[1] == [f'{VAL}: image {i} ({i}.png): {LEAK}' for i in (1, 2)]
 
 
 def test_one_name_in_both_splits_is_no_leak(tmp_path):
