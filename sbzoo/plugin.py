@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 
@@ -20,7 +21,7 @@ HOST = 'mmengine', 'mmcv', 'mmdet'
 REGISTRY = 'mmengine.registry.registry'
 OPERATORS = 'mmcv._ext'
 IS_CLONE = (ROOT / 'setup.cfg').is_file()
-INSTALL = 'pip install -e ".[onedl]"' if IS_CLONE else 'pip install "sbzoo[onedl]"'
+INSTALL = 'pip install -e ".[{}]"' if IS_CLONE else 'pip install "sbzoo[{}]"'
 
 
 def install() -> None:
@@ -41,7 +42,14 @@ def require_host() -> None:
     """
     missing = [name for name in HOST if not find_spec(name)]
     if missing:
-        raise UserError(f'{", ".join(missing)} not installed; run: {INSTALL}')
+        raise UserError(f'{", ".join(missing)} not installed; run: {INSTALL.format(_extra())}')
+
+
+def _extra() -> str:
+    """The extra that goes with what is installed: the lines would overwrite each other's files."""
+    owners = packages_distributions()
+    installed = [owner for name in HOST for owner in owners.get(name, ())]
+    return 'onedl' if not installed or 'onedl' in ''.join(installed) else 'classic'
 
 
 def register() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sbzoo import UserError, plugin
+
 ROOT = Path(__file__).parent.parent
 SCOPE = "from mmengine.registry import init_default_scope; init_default_scope('mmdet')\n"
 
@@ -107,3 +109,18 @@ def test_a_wheel_is_whole(site, tmp_path):
     file, count, name, shape = printed.splitlines()
     assert file == str(site / 'sbzoo' / '__init__.py')
     assert (int(count), name, shape) == (len(sbzoo.list_cards()), '3', '(2, 3, 32, 32)')
+
+
+@pytest.mark.parametrize(
+    ('installed', 'extra'),
+    [
+        ({}, 'onedl'),
+        ({'mmengine': ['onedl-mmengine']}, 'onedl'),
+        ({'mmengine': ['mmengine'], 'mmcv': ['mmcv-lite']}, 'classic'),
+    ],
+)
+def test_what_is_missing_is_of_the_line_that_is_there(monkeypatch, installed, extra):
+    monkeypatch.setattr(plugin, 'packages_distributions', lambda: installed)
+    monkeypatch.setattr(plugin, 'find_spec', installed.get)
+    with pytest.raises(UserError, match=rf'mmdet not installed; run: pip .*\[{extra}\]"'):
+        plugin.require_host()

@@ -10,7 +10,7 @@ from sbzoo import __main__ as sbzoo_main
 from sbzoo import paths
 from sbzoo.__main__ import TOOLS, main, parser_of
 from sbzoo.errors import UserError
-from sbzoo.tools import cli
+from sbzoo.tools import cli, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,3 +132,28 @@ def test_each_start_does_the_same(start):
     )
     assert (done.returncode, done.stderr) == (0, '')
     assert '# dcgan_in_b2' in done.stdout
+
+
+def test_a_script_runs_with_its_arguments(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'beside.py').write_text('VALUE = 3')
+    script = tmp_path / 'script.py'
+    script.write_text('import sys, beside\nprint(__name__, sys.argv[1:], beside.VALUE)')
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    monkeypatch.setattr(sys, 'argv', ['sbzoo'])
+    run.main(parser_of('run').parse_args([str(script), 'a', '--work-dir', 'b', '--debug']))
+    assert capsys.readouterr().out == "__main__ ['a', '--work-dir', 'b', '--debug'] 3\n"
+    for absent in ('mmdet::tools/absent.py', 'absent::tools/test.py', str(tmp_path)):
+        with pytest.raises(UserError, match=f'{absent}: no such script'):
+            run.find(absent)
+
+
+def test_own_tools_of_mmdetection_start():
+    """They import mmcv's operators before anything that names sbzoo."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'sbzoo', 'run', 'mmdet::tools/test.py', '--help'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'MMDet test (and eval) a model' in done.stdout

@@ -59,7 +59,9 @@ def load(reference: str | Path, sha256: str | None = None) -> dict:
         weights = own_keys(card(name), weights)
     if scheme == 'mmcls':  # a classifier, of which detectors take this
         weights = below('backbone.', weights)
-    return {**checkpoint, 'meta': checkpoint.get('meta') or {}, 'state_dict': weights}
+    meta = checkpoint.get('meta') or {}
+    meta = meta if isinstance(meta, dict) else dict(meta=meta)
+    return {**checkpoint, 'meta': meta, 'state_dict': weights}
 
 
 def _with_state_dict(path: Path, saved: Any) -> dict:

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 from sbzoo.errors import UserError
 from sbzoo.report.tables import Cell, ResultTable
 
-MEASURED = ('norm', 'memory', 'train', 'ap', 'fid', 'labels')  # whose files hold no training runs
+MEASURED = (
+    'norm',
+    'memory',
+    'train',
+    'ap',
+    'fid',
+    'labels',
+    'stack',
+)  # whose files hold no training runs
 GB = 1e9
 
 

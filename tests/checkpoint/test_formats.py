@@ -199,6 +199,11 @@ def test_weights_are_found_and_fit(path, layout, zipped):
     assert all(torch.equal(weights[k], WEIGHTS[k]) for k in WEIGHTS)
 
 
+@pytest.mark.parametrize(('meta', 'read'), [(None, {}), ('notes', dict(meta='notes'))])
+def test_meta_is_a_dict(path, meta, read):
+    assert load(saved(path, dict(state_dict=WEIGHTS, meta=meta)))['meta'] == read
+
+
 def test_safetensors_under_another_name(path):
     save_file(WEIGHTS, path)
     assert load(path)['state_dict'].keys() == WEIGHTS.keys()

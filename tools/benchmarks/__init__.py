@@ -16,5 +16,6 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'ap': '2 minutes',
     'fid': '6 minutes',
     'classifier': 'a minute',
+    'stack': '2 minutes',
     'tables': 'seconds',
 }

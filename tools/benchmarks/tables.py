@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import configs, digits, gan, labels, norm, records, runs, transfer
+from benchmarks import configs, digits, gan, labels, norm, records, runs, stack, transfer
 from sbzoo.files import write
 from sbzoo.report import measurements
 from sbzoo.report.measurements import MEASURED, Measured, Measurement, read_measurements
@@ -151,6 +151,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
+        stack_table=_tables(stack.tables(measured['stack']), 'stack'),
         fid_table=_tables(measurements.fid(measured), 'fid'),
     )
 
