@@ -11,15 +11,8 @@ from typing import Any, NamedTuple
 from sbzoo.errors import UserError
 from sbzoo.report.tables import Cell, ResultTable
 
-MEASURED = (
-    'norm',
-    'memory',
-    'train',
-    'ap',
-    'fid',
-    'labels',
-    'stack',
-)  # whose files hold no training runs
+# Benchmarks whose files hold no training runs.
+MEASURED = ('norm', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack')
 GB = 1e9
 
 
@@ -142,6 +135,21 @@ def training_and_ap(measured: Measured) -> list[ResultTable]:
     return compared('MMDetection', [*measured['train'], *measured['ap']])
 
 
+def scaling(measured: Measured) -> list[ResultTable]:
+    """Throughput of two ranks, and of two processes that share nothing but the machine."""
+    return [_scaling(group) for group in by_machine(measured['ranks']).values()]
+
+
+def _scaling(measurements: Sequence[Measurement]) -> ResultTable:
+    heads = 'averaged over ranks', 'one process', 'two processes', 'two ranks', 'of two processes'
+    rows = []
+    for name, figures in ((m.row['training'], m.figures) for m in measurements):
+        two, ranks = figures['side_by_side'], figures['ranks']
+        one = f'{_three_digits(figures["images_per_second"])} images/s'
+        rows.append(tuple(map(Cell, (name, one, *(f'{x:.2f}' for x in (two, ranks, ranks / two))))))
+    return ResultTable('scaling', heads, rows, note(measurements))
+
+
 def fid(measured: Measured) -> list[ResultTable]:
     """The parts of an FID, by pytorch-fid and by this library."""
     return compared('pytorch-fid', measured['fid'])
@@ -170,5 +178,6 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Memory of a training step': memory,
     'Norm layers': norm_times,
     'Training and AP': training_and_ap,
+    'Two ranks': scaling,
     'FID': fid,
 }

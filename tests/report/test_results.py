@@ -115,7 +115,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 11
+    assert text.count('Not measured yet') == 12
     assert 'None' not in text
     assert '{' not in text
 
@@ -125,9 +125,11 @@ def test_measurements_are_rendered(tmp_path):
     costs = dict(activations_bytes=2.6e9, peak_bytes=3e9, seconds=11.0, gradient_difference=0)
     costs |= dict(relative_seconds=1.0)
     path = dict(card_ap=0.5899, own_tools_ap=0.59, resume_difference=0, gan_fd=281.5, contracts=37)
+    scaling = dict(images_per_second=52.8, side_by_side=1.8, ranks=1.26)
     packages = dict(mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0')
     made = dict(
         stack=[records.measurement(packages, path, {})],
+        ranks=[records.measurement(dict(training='gn: gradients'), scaling, {})],
         norm=[
             norm_time('GroupNorm(32)', 20),
             norm_time('hybrid', 28),
@@ -149,6 +151,7 @@ def test_measurements_are_rendered(tmp_path):
     assert '| sbzoo --lean | 2.60 GB | 1.00 | 3.00 GB | 11.0 s | 1.00 | 0e+00 |' in text
     assert re.search(r'\| AP, seconds \| 1 of \d+ threads, .* \| 50 \| 8 \| 6.25 \| 1e-09', text)
     assert '| r3gan_b8 | 0.996 |' in text
+    assert '| gn: gradients | 52.8 images/s | 1.80 | 1.26 | 0.70 |' in text
     assert '| 0.10.7 | 2.1.0 | 3.3.0 | 0.5899 | 0.5900 | 0 | 281.5 | 37 |' in text
     assert text.count('Not measured yet') == 4  # runs and configs
     (tmp_path / 'fid.jsonl').write_text('{"row": {}}')

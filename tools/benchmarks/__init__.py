@@ -13,6 +13,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'norm': '2 minutes; 15 with --compile',
     'memory': '5 minutes',
     'train': '5 minutes',
+    'ranks': '12 minutes',
     'ap': '2 minutes',
     'fid': '6 minutes',
     'classifier': 'a minute',

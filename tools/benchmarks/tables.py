@@ -150,6 +150,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         ratio=partial(_ratio, _layer_times(measured['norm'])),
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
+        ranks_table=_tables(measurements.scaling(measured), 'ranks'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
         stack_table=_tables(stack.tables(measured['stack']), 'stack'),
         fid_table=_tables(measurements.fid(measured), 'fid'),

@@ -70,7 +70,7 @@ def _throughput(steps: int, rounds: int, threads: int) -> dict[str, float]:
         train = [sys.executable, 'tools/train.py', str(CONFIG)]
         host = [sys.executable, str(_host_tools() / 'train.py'), str(write_peer(Path(folder)))]
         pairs = [
-            [_seconds(command, steps, threads, folder) for command in (host, train)]
+            [seconds(command, steps, threads, folder) for command in (host, train)]
             for _ in range(rounds)
         ]
     theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
@@ -108,13 +108,22 @@ def _host_tools() -> Path:
     return Path(importlib.util.find_spec('mmdet').origin).parent / '.mim/tools'
 
 
-def _seconds(command: list[str], steps: int, threads: int, folder: str) -> float:
-    """Median time of a step in a process of its own, as its log has it, start-up left out."""
+def seconds(command: list[str], steps: int, threads: int, folder: str, images: int = 2) -> float:
+    """Median time of a step in a process of its own, as its log has it, start-up left out.
+
+    Args:
+        command: What trains.
+        steps: In all.
+        threads: Of the process.
+        folder: Where modules are found, and where it may write.
+        images: Of a step, over all ranks.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as work_dir:
         options = [
             *('--work-dir', work_dir, '--cfg-options', 'train_cfg.max_epochs=1'),
-            *(f'train_dataloader.dataset.indices={2 * steps}', 'val_dataloader.dataset.indices=2'),
-            *('test_dataloader.dataset.indices=2', f'default_hooks.logger.interval={WINDOW}'),
+            f'train_dataloader.dataset.indices={images * steps}',
+            *(f'{split}_dataloader.dataset.indices=2' for split in ('val', 'test')),
+            f'default_hooks.logger.interval={WINDOW}',
         ]
         done = subprocess.run(
             [*command, *options],
