@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, with the permissions of any new file."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.data.embedded import ensure_built
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.engine import sampling as generate
-from sbzoo.files import new_folder, replacing
+from sbzoo.files import naming, new_folder, replacing
 from sbzoo.metrics.features import Features
 
 
@@ -90,3 +91,59 @@ def test_a_set_that_cannot_be_built_is_an_error(tmp_path):
     with pytest.raises(OSError, match='No space'):
         ensure_built(tmp_path / 'set', full, 'digest')
     assert list(tmp_path.iterdir()) == []
+
+
+def killed_in(writer, path: Path) -> None:
+    """Begin to write in a process that is killed before the end."""
+    if process := os.fork():
+        os.waitpid(process, 0)
+        return
+    with writer(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize('writer', [replacing, new_folder])
+@pytest.mark.parametrize('name', ['out', 'o[u]t*'])
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
+    tmp_path, writer, name
+):
+    others = {f'.{name}-0000', f'.{name}-of-date', '.out-01234567x', '.other-01234567'}
+    for other in others:
+        (tmp_path / other).touch()
+    killed_in(writer, tmp_path / name)
+    (left,) = {path.name for path in tmp_path.iterdir()} - others
+    with writer(tmp_path / name) as out:
+        living = {path.name for path in tmp_path.iterdir()} - others
+        assert left not in living
+        with writer(tmp_path / name):
+            assert living < {path.name for path in tmp_path.iterdir()}
+        if writer is new_folder:
+            (tmp_path / name).rmdir()  # it takes the place of no other
+        else:
+            out.write(b'last')
+    assert {path.name for path in tmp_path.iterdir()} == {name, *others}
+
+
+@pytest.mark.parametrize('writer', [replacing, new_folder])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, writer):
+    path = tmp_path / 'out'
+    if writer is replacing:
+        path.write_text('old')
+
+    def fill() -> None:
+        with writer(path), open('/dev/full', 'wb', buffering=0) as full:
+            full.write(b'data')
+
+    with pytest.raises(OSError, match='No space left') as failed:
+        fill()
+    assert failed.value.filename == str(path)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ['old'] * (writer is replacing)
+
+
+def test_other_errors_keep_their_names(tmp_path):
+    with pytest.raises(OSError, match='No space') as failed, naming(tmp_path):
+        raise OSError(28, 'No space left on device', 'scalars.json')
+    assert failed.value.filename == 'scalars.json'
+    with pytest.raises(OSError, match='cannot identify') as failed, naming(tmp_path):
+        raise OSError('cannot identify image file')
+    assert failed.value.filename is None

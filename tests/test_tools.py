@@ -1,5 +1,7 @@
 """`sbzoo TOOL`, `python -m sbzoo TOOL` and tools/TOOL.py are the same."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +159,52 @@ def test_own_tools_of_mmdetection_start():
     )
     assert done.returncode == 0, done.stderr
     assert 'MMDet test (and eval) a model' in done.stdout
+
+
+@pytest.fixture
+def handlers():
+    """What signals do, as it was before."""
+    before = {number: signal.getsignal(number) for number in (*cli.STOPS, signal.SIGCHLD)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('times', [1, 2])
+def test_signals_end_a_tool_with_one_line(handlers, capsys, number, times):
+    done = []
+
+    def tool() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            done.append('not stopped')
+        finally:
+            if number != signal.SIGINT and times == 2:  # while it ends
+                os.kill(os.getpid(), number)
+            done.append('ended')
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(tool, debug=False, interrupted='stopped, and how to go on')
+    assert stop.value.code == 128 + number
+    assert (done, capsys.readouterr().err) == (['ended'], 'stopped, and how to go on\n')
+
+
+def test_an_error_of_a_data_worker_that_the_signal_ended_is_not_shown(handlers, capsys):
+    def tool() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise RuntimeError('DataLoader worker is killed by signal: Terminated.')
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(tool, debug=False)
+    assert (stop.value.code, capsys.readouterr().err) == (143, 'stopped\n')
+
+
+def test_ignored_signals_stay_ignored(handlers):
+    """As `nohup` starts a tool."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: os.kill(os.getpid(), signal.SIGHUP) or sys.exit(0), debug=False)
+    assert stop.value.code == 0

@@ -30,6 +30,7 @@ TABLES = {
     'openmmlab': mmengine_tables.get_external_models,
     'mmcls': mmengine_tables.get_mmcls_models,
 }
+LAST = 'last_checkpoint'  # mmengine's file that names the newest of a run
 DATE = r'20[0-9]{2}[01][0-9][0-3][0-9]'
 DIGITS = 8  # of a sha256, that OpenMMLab and torchvision put into the names of their files
 WHOLE = 64  # digits of a sha256
@@ -70,10 +71,29 @@ def resolve(reference: str | Path, sha256: str | None = None) -> Path:
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run, or None."""
+    """The checkpoint that the last run of a work directory wrote last, or None.
+
+    That is what mmengine's `last_checkpoint` names; where it names nothing that is there, the
+    checkpoint of the most epochs or iterations.
+    """
+    folder, found = Path(work_dir), _by_number(Path(work_dir))
+    last = folder / LAST
+    if not last.is_file():
+        return found
+    named = last.read_text(encoding='utf-8', errors='replace').strip()
+    path = folder / Path(named).name  # the folder may have been moved
+    if path.is_file():
+        return path
+    if found is None:
+        return Path(named) if Path(named).is_file() else None
+    _log(f'{last}: names no checkpoint that is there ({named!r}), so {found.name} is taken')
+    return found
+
+
+def _by_number(folder: Path) -> Path | None:
     found = {
         int(match[1]): path
-        for path in Path(work_dir).glob('*.pth')
+        for path in folder.glob('*.pth')
         if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
     }
     return found[max(found)] if found else None

@@ -25,7 +25,9 @@ from sbzoo.engine.visualize import (
     draw_results,
     generation_table,
 )
+from sbzoo.engine.work_dir import check_unused, training_in
 from sbzoo.errors import UserError
+from sbzoo.files import naming
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.image_to_image import Translation
 from sbzoo.metrics.generative import FrechetDistance
@@ -42,16 +44,23 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
         resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
 
     Raises:
-        UserError: A checkpoint is broken or of another model, the best checkpoint is to be found
-            by a metric that does not exist, or the loss is not finite.
+        UserError: The work directory is of another run, a checkpoint is broken or of another model,
+            the best checkpoint is to be found by a metric that does not exist, or the loss is not
+            finite.
+        OSError: The disk is full.
     """
+    with training_in(cfg.work_dir, cfg.get('launcher', 'none')), naming(cfg.work_dir):
+        return _train(cfg, resume)
+
+
+def _train(cfg: Config, resume: str | None) -> tuple[Runner, dict[str, float]]:
     checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume and resolve(resume)
-    Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-    if checkpoint:
-        cfg.load_from, cfg.resume = str(checkpoint), True
+    check_unused(cfg.work_dir, checkpoint)
     check_save_best(cfg)
     join_as(cfg)
     runner = Runner.from_cfg(cfg)
+    if checkpoint:  # not in the config, which stays that of a run from its start
+        runner._load_from, runner._resume = str(checkpoint), True
     check_spans(cfg, len(runner.train_dataloader))
     check_evaluation(runner)
     if resume and not checkpoint:

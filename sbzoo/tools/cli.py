@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import logging
 import os
 import re
 import select
+import signal
 import sys
 import traceback
 import warnings
@@ -16,7 +18,10 @@ from urllib.error import URLError
 from sbzoo import plugin
 from sbzoo.errors import UserError
 
-EXIT_ERROR, EXIT_INTERRUPTED, EXIT_UNREAD = 1, 130, 141
+EXIT_ERROR, EXIT_UNREAD = 1, 141
+EXIT_SIGNAL = 128  # and the number of the signal
+# of kill, of a scheduler at the limit of time, of a terminal that is closed (Windows has no such)
+STOPS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 STDOUT = 1
 WIDTH, LINES = 500, 200  # of a message, at most
 
@@ -30,16 +35,18 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
     Args:
         main: The tool.
         debug: Whether to show tracebacks and warnings.
-        interrupted: What to say after Ctrl-C.
+        interrupted: What to say after Ctrl-C, SIGTERM and SIGHUP.
     """
     warnings.simplefilter('default' if debug else 'ignore')
+    logging.raiseExceptions = debug  # a log that cannot be written is not worth a traceback
+    stops = _interrupt_on_stops()
     try:
         plugin.require_host()
         plugin.register()
         main()
-    except KeyboardInterrupt:
-        _leave(interrupted, EXIT_INTERRUPTED)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt) or stops:  # which data workers may have got too
+            _leave(interrupted, EXIT_SIGNAL + (stops or [signal.SIGINT])[0])
         if isinstance(error, BrokenPipeError) and _is_unread():
             sys.exit(EXIT_UNREAD)
         if debug:
@@ -47,9 +54,33 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
         _leave(_message(error), EXIT_ERROR)
 
 
+def _interrupt_on_stops() -> list[int]:
+    """Let the signals of `STOPS` interrupt as Ctrl-C does; the first is put into the list.
+
+    Those that whoever started this has told it to ignore (nohup) stay ignored.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        for each in STOPS:  # they come in groups, and the first is being obeyed
+            signal.signal(each, signal.SIG_IGN)
+        if hasattr(signal, 'SIGCHLD'):  # torch would raise for data workers, which end as well
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    return received
+
+
 def _leave(message: str, status: int) -> None:
-    _flush()
-    print(_printable(message), file=sys.stderr)
+    try:
+        _flush()
+        print(_printable(message), file=sys.stderr)
+    except OSError:  # the terminal is gone, which would be found out again at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
     sys.exit(status)
 
 

@@ -138,8 +138,10 @@ def test_killed_and_resumed_ends_where_the_unbroken_run_ends(trained, tmp_path):
         assert torch.equal(value, states[1]['state_dict'][key]), key
 
 
-def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
+def test_a_scheduler_that_ends_a_training_is_told_how_to_go_on(digits, tmp_path):
+    """It sends SIGTERM to all processes of a job; the data workers end too."""
     arguments = command('train', 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path)
+    arguments += '--cfg-options', 'train_dataloader.num_workers=2'
     process = subprocess.Popen(
         arguments,
         cwd=ROOT,
@@ -147,13 +149,16 @@ def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     for line in process.stdout:
         if 'Epoch(train)' in line:
             break
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert errors.splitlines()[-1].startswith('stopped; the same command with --resume')
     assert 'Traceback' not in errors
 
