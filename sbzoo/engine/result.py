@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from sbzoo.engine.hooks.alpha import alphas
 from sbzoo.engine.hooks.noise_scale import summary
+from sbzoo.engine.hooks.resume import CHANGES
 from sbzoo.engine.options.parts import leaf, wrappers_of
 from sbzoo.files import write
 
@@ -41,6 +42,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
         lr=rates[0] if len(rates) == 1 else rates,
         epochs=runner.epoch,
         seed=runner.seed,
+        changes=runner.message_hub.get_info(CHANGES, []),
         noise_scale=summary(runner.message_hub),
         alphas=_rounded(alphas(runner.model)),
         versions=dict(sbzoo=version('sbzoo'), torch=torch.__version__, mmdet=mmdet.__version__),

@@ -11,10 +11,12 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from sbzoo.checkpoint.cards import TASKS, Card, card
+from sbzoo.checkpoint.io import load
 from sbzoo.checkpoint.resolve import CARD, latest_checkpoint, resolve
 from sbzoo.engine.hooks.noise_scale import explain
 from sbzoo.engine.model import config_of
 from sbzoo.engine.options.parts import norm_of
+from sbzoo.engine.options.resume import check_resumable
 from sbzoo.engine.options.schedule import check_spans
 from sbzoo.engine.ranks import join_as
 from sbzoo.engine.result import write_result
@@ -44,9 +46,8 @@ def train(cfg: Config, resume: str | None = None) -> tuple[Runner, dict[str, flo
         resume: A checkpoint to go on from; `auto` is the newest of the work directory, if any.
 
     Raises:
-        UserError: The work directory is of another run, a checkpoint is broken or of another model,
-            the best checkpoint is to be found by a metric that does not exist, or the loss is not
-            finite.
+        UserError: The work directory or the checkpoint is of another run, the best checkpoint is to
+            be found by a metric that does not exist, or the loss is not finite.
         OSError: The disk is full.
     """
     with training_in(cfg.work_dir, cfg.get('launcher', 'none')), naming(cfg.work_dir):
@@ -57,6 +58,8 @@ def _train(cfg: Config, resume: str | None) -> tuple[Runner, dict[str, float]]:
     checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume and resolve(resume)
     check_unused(cfg.work_dir, checkpoint)
     check_save_best(cfg)
+    if checkpoint:  # before the config is written to the work directory
+        check_resumable(checkpoint, load(checkpoint), cfg)
     join_as(cfg)
     runner = Runner.from_cfg(cfg)
     if checkpoint:  # not in the config, which stays that of a run from its start

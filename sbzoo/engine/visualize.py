@@ -177,15 +177,24 @@ def save_png(image: Image.Image, path: Path) -> Path:
 def read_curves(work_dir: str | Path) -> dict[str, Curve]:
     """What mmengine logged of the training steps in a work directory, by name.
 
-    A run that was resumed has several logs: of a step that was done twice, the later counts.
+    A run that was resumed has several logs: what a later one begins with counts.
     """
-    curves: dict[str, Curve] = defaultdict(dict)
+    curves: dict[str, Curve] = {}
     for log in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in log.read_text().splitlines():
-            record = json.loads(line)
-            step = record.pop('step')
-            for name, value in record.items():
-                curves[name][step] = value
+        for name, curve in _read_log(log).items():
+            start = min(curve)
+            before = {s: v for s, v in curves.get(name, {}).items() if s < start}
+            curves[name] = before | curve
+    return curves
+
+
+def _read_log(path: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = defaultdict(dict)
+    for line in path.read_text().split('\n')[:-1]:  # a killed run may leave half a line
+        record = json.loads(line)
+        step = record.pop('step')
+        for name, value in record.items():
+            curves[name][step] = value
     return curves
 
 
@@ -195,7 +204,7 @@ def draw_curves(work_dir: str | Path) -> Path | None:
     of_networks = {name[5:]: curve for name, curve in curves.items() if name.startswith('loss_')}
     panels = {
         'loss': {'': curves['loss']} if 'loss' in curves else of_networks,
-        'noise scale (images)': {'': curves['noise_scale']},
+        'noise scale (images)': {'': curves.get('noise_scale', {})},
         'alpha': {n[6:]: curve for n, curve in curves.items() if n.startswith('alpha/')},
     }
     panels = {label: lines for label, lines in panels.items() if any(lines.values())}

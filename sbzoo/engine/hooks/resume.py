@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook, ParamSchedulerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, set_random_seed
 
@@ -14,28 +16,64 @@ from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.detection.preprocessing import check_preprocessing
 from sbzoo.engine.batch_faults import faults, files, listed
 from sbzoo.engine.model import whole
+from sbzoo.engine.options.resume import check_resumable, rescheduled
 from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm.key_names import accept_published_names
 
 HINT = 'try a lower --lr or a longer warm-up'
+DEVICES = 'devices'  # in the meta data of a checkpoint
+CHANGES = 'changes'  # in mmengine's message hub, which checkpoints keep
+OPTIONS = 'param_groups', 'base_param_settings'  # of an optimizer's state; the latter is mmengine's
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Makes every epoch depend on nothing that a checkpoint does not keep.
+    """Makes every epoch depend on nothing but the config and what a checkpoint keeps.
 
     So a run that was stopped and resumed goes on as if it had never been stopped: random numbers
     depend on seed, rank and epoch alone, and no gradient is left over from the epoch before. Exact
     with `num_workers=0`, or with workers that are started anew each epoch.
+
+    Resumed with another schedule, learning rate or batch size, it goes on where the whole run would
+    be with these: learning rates and all other options of the optimizer are those of the config,
+    fast-forwarded to the epoch reached; moments stay. What was changed is logged, and kept in the
+    checkpoints to come.
+
+    Raises:
+        UserError: The config is of another run; see `sbzoo.engine.options.resume`.
     """
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what mmengine does not."""
+        checkpoint['meta'][DEVICES] = get_world_size()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Before mmengine takes schedule and options of the optimizer from the checkpoint."""
+        if not (runner._resume and isinstance(runner._train_loop, BaseLoop)):
+            return
+        check_resumable(runner._load_from or runner.work_dir, checkpoint, runner.cfg)
+        _forget_validations(checkpoint)
+        meta = checkpoint['meta']
+        found = [*_recount(runner, meta), *map(str, rescheduled(meta, runner.cfg))]
+        if found:
+            reschedule(runner, checkpoint)
+            runner.logger.info(f'resumed, with the schedule of the config: {"; ".join(found)}')
+        found += _count_devices(meta)
+        self.changes = [f'epoch {meta["epoch"]}: {change}' for change in found]
 
     def before_train(self, runner: Runner) -> None:
         """Let torch seed the workers, from the numbers of the epoch; mmengine's start alike."""
         loader = runner.train_dataloader
         if getattr(loader.worker_init_fn, 'func', None) is worker_init_fn:
             loader.worker_init_fn = None
+        if self.changes:
+            hub = runner.message_hub
+            hub.update_info(CHANGES, [*hub.get_info(CHANGES, []), *self.changes])
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed Python, NumPy and torch, and let the last step of an accumulation end the epoch."""
@@ -54,6 +92,74 @@ def _count_steps(runner: Runner) -> None:
     for name, wrapper in runner.optim_wrapper.items():
         steps = model.steps(name, start, stop)
         wrapper.initialize_count_status(model.networks()[name], 0, steps)
+
+
+def _forget_validations(checkpoint: dict) -> None:
+    """Of earlier weights: a run whose last epoch is done already would end with their numbers."""
+    hub = checkpoint['message_hub']
+    for values in (hub['log_scalars'], hub['resumed_keys']):
+        for name in [name for name in values if name.startswith('val/')]:
+            del values[name]
+
+
+def _recount(runner: Runner, meta: dict) -> list[str]:
+    """Count the steps done as if every epoch had had as many as those to come; what changes."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return []
+    done, length = meta['iter'], len(runner.train_dataloader)
+    meta['iter'] = meta['epoch'] * length
+    if meta['iter'] == done:
+        return []
+    return [f'an epoch has {length} steps now, so step {done} is counted as {meta["iter"]}']
+
+
+def _count_devices(meta: dict) -> list[str]:
+    old, new = meta.get(DEVICES, get_world_size()), get_world_size()
+    return [] if old == new else [f'devices {old} -> {new}']
+
+
+def reschedule(runner: Runner, checkpoint: dict) -> None:
+    """Put the options of the optimizer and the schedule of the config into a checkpoint.
+
+    They are where a run that had them from its start would be after the epochs, or else the steps,
+    of the checkpoint.
+
+    Raises:
+        UserError: The optimizer groups its parameters in another way.
+    """
+    _fast_forward(runner, checkpoint['meta'])
+    _take_options(checkpoint['optimizer'], runner.optim_wrapper.state_dict())
+    if isinstance(schedulers := runner.param_schedulers, dict):
+        states = {name: [s.state_dict() for s in each] for name, each in schedulers.items()}
+    else:
+        states = [scheduler.state_dict() for scheduler in schedulers or []]
+    checkpoint['param_schedulers'] = states
+
+
+def _fast_forward(runner: Runner, meta: dict) -> None:
+    """Step the schedulers as mmengine does while it trains."""
+    hook, length = ParamSchedulerHook(), len(runner.train_dataloader)
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that no step of the optimizer came before
+        for step in range(meta['iter']):
+            hook.after_train_iter(runner, step)
+            if by_epoch and (step + 1) % length == 0:
+                hook.after_train_epoch(runner)
+
+
+def _take_options(old: dict, new: dict) -> None:
+    """Give the state of an optimizer, or of those of a GAN, the options of another."""
+    if 'param_groups' not in new:
+        for name in new:
+            _take_options(old[name], new[name])
+        return
+    sizes = ([len(group['params']) for group in state['param_groups']] for state in (old, new))
+    if len({tuple(each) for each in sizes}) > 1:
+        raise UserError(
+            '--resume cannot change how the optimizer groups parameters (paramwise_cfg)'
+        )
+    old.update({key: new[key] for key in OPTIONS if key in new})
 
 
 @HOOKS.register_module()
