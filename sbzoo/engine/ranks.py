@@ -50,6 +50,15 @@ def world_size(launcher: str) -> int:
     return int(_told(launcher, LAUNCHERS[launcher].world_size)) if launcher != 'none' else 1
 
 
+def rank_of(launcher: str) -> int:
+    """Which of them this is, from 0.
+
+    Raises:
+        UserError: It has not been started by the launcher.
+    """
+    return int(_told(launcher, LAUNCHERS[launcher].rank)) if launcher != 'none' else 0
+
+
 def _told(launcher: str, variable: str) -> str:
     if variable not in os.environ:
         raise UserError(f'--launcher {launcher}: {variable} is not set, so it did not start this')
@@ -104,7 +113,7 @@ def one_voice(launcher: str) -> Iterator[None]:
     if launcher == 'none':
         yield
         return
-    rank = int(_told(launcher, LAUNCHERS[launcher].rank))
+    rank = rank_of(launcher)
     try:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere if rank else sys.stdout):
             yield

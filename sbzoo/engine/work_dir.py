@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sbzoo.checkpoint.resolve import latest_checkpoint
+from sbzoo.engine.ranks import rank_of
 from sbzoo.errors import UserError
 
 LOCK = '.training.lock'
-RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def training_in(work_dir: str | Path, launcher: str = 'none') -> Iterator[None]:
         UserError: Another training holds it.
     """
     Path(work_dir).mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get(RANKS.get(launcher, ''), 0)):
+    if rank_of(launcher):
         yield
         return
     try:

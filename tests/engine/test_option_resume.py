@@ -224,7 +224,7 @@ def test_another_number_of_devices_is_said(tmp_path):
 def test_groups_of_the_optimizer_stay(tmp_path):
     train(tmp_path, config(1))
     other = config(2, paramwise_cfg=dict(bias_lr_mult=2.0))
-    with pytest.raises(UserError, match='cannot change how parameters are grouped'):
+    with pytest.raises(UserError, match='cannot change how the optimizer groups parameters'):
         train(tmp_path, other, tmp_path / 'epoch_1.pth')
 
 

@@ -188,8 +188,8 @@ def test_keys_of_a_gan_are_those_of_one_process(gan, tmp_path):
 
 def test_what_both_ranks_do_not_like_is_said_once(gan, tmp_path):
     torch.save(dict(state_dict=dict(w=torch.ones(1)), meta={}), tmp_path / 'other.pth')
-    resume = gan.config, '--work-dir', tmp_path, '--resume', tmp_path / 'other.pth'
-    ranks = on_two_ranks(tmp_path, tool, 'train', *resume, *LAUNCHED)
+    start = gan.config, '--work-dir', tmp_path, '--load-from', tmp_path / 'other.pth'
+    ranks = on_two_ranks(tmp_path, tool, 'train', *start, *LAUNCHED)
     assert [rank.status for rank in ranks] == [1, 1]
     said = ''.join(rank.errors for rank in ranks)
     assert said.count('error: ') == said.count('the checkpoint is of another model') == 1

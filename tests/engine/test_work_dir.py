@@ -65,6 +65,7 @@ def test_one_training_at_a_time(train, tmp_path):  # noqa: F811
 
 
 def test_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK', '0')
     with training_in(tmp_path, 'pytorch'):
         monkeypatch.setenv('RANK', '1')
         with training_in(tmp_path, 'pytorch'):

@@ -293,7 +293,7 @@ def test_broken_work_directories(tmp_path):
     (run / 'detections.png').write_text('no picture')
     with pytest.raises(UserError, match=r'detections.png: not a picture'):
         plots.embed([('', run / 'detections.png')])
-    (run / '20260101/vis_data/scalars.json').write_text('{"loss": ')
+    (run / '20260101/vis_data/scalars.json').write_text('{"loss": \n')
     with pytest.raises(UserError, match=r'run: scalars.json is broken'):
         page.html(page.sections(page.gather([run], tmp_path), tmp_path))
     (run / 'result.json').write_text('{')
