@@ -86,17 +86,25 @@ def naming(path: str | Path) -> Iterator[None]:
 def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """What `make` makes beside `path`; it is gone at the end, if it has not been renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f'.{path.name}-{uuid4().hex[:DIGITS]}')
+    _remove_abandoned(path)
     with ExitStack() as held:
-        with _locked(path.parent):  # so that nobody takes it for abandoned before it is locked
-            _remove_abandoned(path)
-            make(scratch)
-            held.enter_context(_locked(scratch))
+        scratch = _made(path, make, held)
         try:
             with naming(path):
                 yield scratch
         finally:
             _remove(scratch)
+
+
+def _made(path: Path, make: Callable[[Path], None], held: ExitStack) -> Path:
+    """Make and lock it, and make it anew if another has taken it for abandoned in between."""
+    while True:
+        scratch = path.with_name(f'.{path.name}-{uuid4().hex[:DIGITS]}')
+        make(scratch)
+        with suppress(FileNotFoundError):
+            held.enter_context(_locked(scratch))
+            if scratch.exists():
+                return scratch
 
 
 def _remove_abandoned(path: Path) -> None:

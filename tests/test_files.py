@@ -13,7 +13,7 @@ from sbzoo.checkpoint.io import AtomicBackend
 from sbzoo.data.embedded import ensure_built
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.engine import sampling as generate
-from sbzoo.files import naming, new_folder, replacing
+from sbzoo.files import naming, new_folder, replacing, write
 from sbzoo.metrics.features import Features
 
 
@@ -71,6 +71,13 @@ def test_a_file_is_replaced_at_the_end(tmp_path):
         assert path.read_bytes() == b'old'
     assert path.read_bytes() == b'new'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_a_new_folder_are_written_alike(tmp_path):
+    with new_folder(tmp_path / 'folder') as folder:
+        write(folder / 'file', b'data')
+    assert (tmp_path / 'folder/file').read_bytes() == b'data'
+    assert [path.name for path in tmp_path.rglob('*')] == ['folder', 'file']
 
 
 def test_a_set_that_another_process_has_built_meanwhile_is_taken(tmp_path):

@@ -162,7 +162,7 @@ def card(name: str) -> Card:
 
 
 def _names() -> list[str]:
-    files = (path for path in CARDS.glob(f'*/{FILE}') if path.parent.name != 'results')
+    files = (path for path in CARDS.glob(f'[!.]*/{FILE}') if path.parent.name != 'results')
     names = sorted(path.parent.name for path in files)
     if not names:
         raise UserError(

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -89,10 +90,15 @@ def publish(
         card = _measured(card, weights, runs[0].cfg)
     picture = picture_of(card.task)
     contents = {WEIGHTS: weights, picture: small_png(runs[0].folder / picture)}
-    for file, content in contents.items():
-        files.write(card.folder / file, content)
-    files.write(card.folder / FILE, page(card).encode())  # last: it says what is there
+    _write(card.folder, contents | {FILE: page(card).encode()})
     return card
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> None:
+    """Write a card, which is there when it is complete; one that is replaced has its page last."""
+    with nullcontext(folder) if folder.exists() else files.new_folder(folder) as place:
+        for file, content in contents.items():
+            files.write(place / file, content)
 
 
 def _checkpoint(run: Run) -> dict:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import sbzoo
-from sbzoo import UserError
+from sbzoo import UserError, files
 from sbzoo.checkpoint import cards
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.result import data_name
@@ -227,6 +227,39 @@ def test_a_card_is_replaced_if_that_is_said(runs):
         publish(runs[:1])
     assert sbzoo.card(first.name) == first
     assert publish(runs[:1], overwrite=True) == sbzoo.card(first.name) != first
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+@pytest.mark.parametrize('writes', [0, 1, 2])
+def test_a_killed_publish_can_be_repeated(runs, zoo, monkeypatch, replaced, writes):
+    if replaced:
+        publish(runs)
+    write, done = files.write, iter(range(writes))
+
+    def killed(path, data) -> None:
+        if next(done, None) is None:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as during:
+        during.setattr(files, 'write', killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(runs[:1], overwrite=replaced)
+    there = [path.parent.name for path in zoo.glob('*/README.md')]
+    assert there == ['retinanet_gn_b2'] * replaced
+    card = publish(runs[:1], overwrite=replaced)
+    assert sbzoo.card(card.name) == card
+    assert files.sha256(zoo / card.name / 'model.safetensors') == card.sha256
+    assert sorted(path.name for path in zoo.glob('*/*')) == [
+        'README.md',
+        'detections.png',
+        'model.safetensors',
+    ]
+
+
+def test_what_a_killed_publish_has_left_is_no_card(runs, zoo):
+    shutil.copytree(publish(runs).folder, zoo / '.retinanet_gn_b2-0123abcd')
+    assert [card.name for card in sbzoo.list_cards()] == ['retinanet_gn_b2']
 
 
 def test_a_result_of_another_checkpoint(runs, zoo):
