@@ -180,7 +180,7 @@ def test_signals_end_a_tool_with_one_line(handlers, capsys, number, times):
             os.kill(os.getpid(), number)
             done.append('not stopped')
         finally:
-            if number != signal.SIGINT and times == 2:  # while it ends
+            if times == 2:  # while it ends
                 os.kill(os.getpid(), number)
             done.append('ended')
 
@@ -200,6 +200,30 @@ def test_an_error_of_a_data_worker_that_the_signal_ended_is_not_shown(handlers, 
     with pytest.raises(SystemExit) as stop:
         cli.run(tool, debug=False)
     assert (stop.value.code, capsys.readouterr().err) == (143, 'stopped\n')
+
+
+def test_an_interruption_that_a_library_makes_an_error_of_is_one(handlers, capsys):
+    def tool() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException as error:
+            raise SyntaxError('Failed to format the config file') from error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(tool, debug=False)
+    assert (stop.value.code, capsys.readouterr().err) == (130, 'stopped\n')
+
+
+def test_a_lost_rank_is_said_though_the_launcher_ends_this_one_too(handlers, capsys):
+    def tool() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise UserError('rank 1 has ended') from error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(tool, debug=False)
+    assert (stop.value.code, capsys.readouterr().err) == (1, 'error: rank 1 has ended\n')
 
 
 def test_ignored_signals_stay_ignored(handlers):

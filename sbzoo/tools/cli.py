@@ -20,8 +20,8 @@ from sbzoo.errors import UserError
 
 EXIT_ERROR, EXIT_UNREAD = 1, 141
 EXIT_SIGNAL = 128  # and the number of the signal
-# of kill, of a scheduler at the limit of time, of a terminal that is closed (Windows has no such)
-STOPS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+# of Ctrl-C, of kill or a scheduler at the limit of time, of a terminal that is closed
+STOPS = [getattr(signal, n) for n in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, n)]
 STDOUT = 1
 WIDTH, LINES = 500, 200  # of a message, at most
 
@@ -45,8 +45,9 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
         plugin.register()
         main()
     except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, KeyboardInterrupt) or stops:  # which data workers may have got too
-            _leave(interrupted, EXIT_SIGNAL + (stops or [signal.SIGINT])[0])
+        # Libraries and data workers may have made another error of it; a lost rank is the cause.
+        if stops and not isinstance(error, UserError):
+            _leave(interrupted, EXIT_SIGNAL + stops[0])
         if isinstance(error, BrokenPipeError) and _is_unread():
             sys.exit(EXIT_UNREAD)
         if debug:
@@ -55,7 +56,7 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
 
 
 def _interrupt_on_stops() -> list[int]:
-    """Let the signals of `STOPS` interrupt as Ctrl-C does; the first is put into the list.
+    """Let the signals of `STOPS` interrupt; the first is put into the list.
 
     Those that whoever started this has told it to ignore (nohup) stay ignored.
     """
