@@ -22,23 +22,28 @@ def python(script: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    'imports',
-    [
-        'import sbzoo\nfrom mmengine.registry import MODELS\n',
-        'import sbzoo\nfrom mmdet.registry import MODELS\n',
-        'import sbzoo\nimport mmdet.models\nfrom mmdet.registry import MODELS\n',
-        'import sbzoo\nimport mmcv.ops\nfrom mmcv.cnn import build_norm_layer\n'
-        'from mmdet.registry import MODELS\n',
-        'from mmengine.registry import MODELS\nimport sbzoo\n',
-        'from mmdet.registry import MODELS\nimport sbzoo\n',
-    ],
+IMPORTS = (
+    'import sbzoo; from mmengine.registry import MODELS',
+    'import sbzoo; from mmdet.registry import MODELS',
+    'import sbzoo, mmdet.models; from mmdet.registry import MODELS',
+    'import sbzoo, mmcv.ops, mmcv.cnn; from mmdet.registry import MODELS',
+    'from mmengine.registry import MODELS; import sbzoo',
+    'from mmdet.registry import MODELS; import sbzoo',
 )
-def test_types_are_known_whatever_is_imported_first(imports):
-    printed = python(
-        imports + "print(MODELS.build(dict(type='Norm', num_features=8, spec='hybrid')).spec)"
-    )
-    assert printed == 'hybrid\n'
+EACH = f"""
+import os, sys, torch, torchvision
+for imports in {IMPORTS}:
+    if not os.fork():
+        exec(imports)
+        norm = MODELS.build(dict(type='Norm', num_features=8, spec='hybrid'))
+        print(imports, norm.spec, flush=True, sep=' -> ')
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_types_are_known_whatever_is_imported_first():
+    assert python(EACH).splitlines() == [f'{imports} -> hybrid' for imports in IMPORTS]
 
 
 def test_types_are_known_to_a_config_that_names_sbzoo():

@@ -1,15 +1,13 @@
-"""GANs as a user trains and samples them: in processes of their own, on a little data."""
+"""GANs as a user trains and samples them, on a little data."""
 
 import json
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
 import torch
+from forks import tool
 from PIL import Image
-from test_train import ROOT, command, environment, run
+from test_train import succeeded, train_and_kill
 
 SMALL = [
     'train_dataloader.dataset.indices=12',
@@ -36,9 +34,7 @@ def trained(digits, tmp_path_factory):
     """A finished run of two epochs, and what it printed."""
     work_dir = tmp_path_factory.mktemp('gan')
     options = '--epochs', 2, '--work-dir', work_dir, '--cfg-options', *SMALL
-    done = run(command('train', CONFIG, *options))
-    assert done.returncode == 0, done.stderr
-    return work_dir, done.stdout
+    return work_dir, succeeded(tool('train', CONFIG, *options))
 
 
 def test_prints_distance_samples_and_next_command(trained):
@@ -55,19 +51,9 @@ def test_prints_distance_samples_and_next_command(trained):
 
 def test_killed_and_resumed_goes_on_exactly(trained, tmp_path):
     work_dir, _ = trained
-    arguments = command('train', work_dir / 'dcgan_in_b2.py', '--work-dir', tmp_path)
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 120
-    while not (tmp_path / 'epoch_1.pth').exists() and time.time() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / 'result.json').exists()
-
-    done = run([*arguments, '--resume'])
-    assert done.returncode == 0, done.stderr
+    config = work_dir / 'dcgan_in_b2.py'
+    train_and_kill(config, tmp_path)
+    succeeded(tool('train', config, '--work-dir', tmp_path, '--resume'))
     assert len(losses(work_dir)) == 12
     assert losses(tmp_path) == losses(work_dir)
     unbroken, resumed = (
@@ -84,8 +70,7 @@ def test_killed_and_resumed_goes_on_exactly(trained, tmp_path):
 def test_generate_draws_what_training_drew(trained, tmp_path):
     work_dir, _ = trained
     model = work_dir / 'dcgan_in_b2.py', work_dir
-    done = run(command('generate', *model, '--num', 20, '--out', tmp_path / 'grid.png'))
-    assert done.returncode == 0, done.stderr
+    succeeded(tool('generate', *model, '--num', 20, '--out', tmp_path / 'grid.png'))
     drawn, grid = (
         np.array(Image.open(p)) for p in (work_dir / 'samples.png', tmp_path / 'grid.png')
     )
@@ -96,12 +81,11 @@ def test_generate_writes_the_same_images_to_every_kind_of_file(trained, tmp_path
     work_dir, _ = trained
     model = work_dir / 'dcgan_in_b2.py', work_dir
     for out in ('folder', 'pixels.npz'):
-        done = run(command('generate', *model, '--num', 3, '--seed', 7, '--out', tmp_path / out))
-        assert done.returncode == 0, done.stderr
+        succeeded(tool('generate', *model, '--num', 3, '--seed', 7, '--out', tmp_path / out))
     (pixels,) = np.load(tmp_path / 'pixels.npz').values()
     assert pixels.shape == (3, 32, 32, 3)
     for index, image in enumerate(pixels):
         assert np.array_equal(image, np.array(Image.open(tmp_path / f'folder/{index:06d}.png')))
-    done = run(command('generate', *model, '--out', tmp_path / 'folder'))
-    assert done.returncode == 1
-    assert 'exists already' in done.stderr
+    refused = tool('generate', *model, '--out', tmp_path / 'folder')
+    assert refused.status == 1
+    assert 'exists already' in refused.errors

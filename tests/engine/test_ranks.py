@@ -1,31 +1,26 @@
 """Two ranks that meet by gloo: trained, saved, resumed, evaluated, and how they end."""
 
-import gc
 import json
 import os
 import random
 import re
 import signal
-import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot  # noqa: F401  once for all ranks, as the next
 import numpy as np
 import pytest
 import torch
-import torch.utils.tensorboard
+from forks import Ended, fork, script, tool
 from PIL import Image
 from torch import distributed as dist
 from torch import nn
-from torch.multiprocessing import get_context
-from yapf.yapflib import yapf_api
 
 from sbzoo import UserError
-from sbzoo.__main__ import run
 from sbzoo.checkpoint.io import check_fit, load
 from sbzoo.engine.hooks.ranks import average_over_ranks
 from sbzoo.engine.hooks.resume import ExactResumeHook
@@ -36,46 +31,22 @@ from sbzoo.gan.models.image_to_image import ImagePool
 from sbzoo.norm import Norm
 from sbzoo.tools import cli
 
-LAUNCHED = '--launcher', 'pytorch'
-OUTPUTS = 'out', 'err'
 
-
-class Ended(NamedTuple):
-    """How a rank has ended."""
-
-    status: int
-    printed: str
-    errors: str
-
-
-def on_two_ranks(folder: Path, main: Callable, *arguments: object) -> list[Ended]:
-    """Fork two ranks as torchrun would start them; they import nothing anew."""
+def on_two_ranks(main: Callable[[], None]) -> list[Ended]:
+    """As torchrun would start them."""
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
-    ranks = [
-        get_context('fork').Process(target=_rank, args=(rank, store.port, folder, main, arguments))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(100)
-        process.kill()
-    texts = [[(folder / f'{rank}.{name}').read_text() for name in OUTPUTS] for rank in range(2)]
-    return [Ended(process.exitcode, *text) for process, text in zip(ranks, texts, strict=True)]
+    return fork(*(partial(_rank, rank, store.port, main) for rank in range(2)))
 
 
-def _rank(rank: int, port: int, folder: Path, main: Callable, arguments: tuple) -> None:
+def _rank(rank: int, port: int, main: Callable[[], None]) -> None:
     os.environ |= dict(zip(LAUNCHERS['pytorch'], (str(rank), str(rank), '2'), strict=True))
     agent = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     os.environ |= dict(agent, TORCHELASTIC_USE_AGENT_STORE='True')
-    _be_quick()
-    out, err = (folder / f'{rank}.{name}' for name in OUTPUTS)
-    with out.open('w', 1) as sys.stdout, err.open('w', 1) as sys.stderr:
-        main(*arguments)
+    main()
 
 
-def tool(name: str, *arguments: object) -> None:
-    run(name, [*map(str, arguments)])
+def launched(name: str, *arguments: object) -> list[Ended]:
+    return on_two_ranks(script(f'tools/{name}.py', *arguments, '--launcher', 'pytorch'))
 
 
 def succeeded(ranks: list[Ended]) -> str:
@@ -83,12 +54,6 @@ def succeeded(ranks: list[Ended]) -> str:
     assert [rank.status for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
     assert not ranks[1].printed
     return ranks[0].printed
-
-
-def _be_quick() -> None:
-    """Of a run of a few steps most of the time goes to the layout of its config and to garbage."""
-    gc.freeze()
-    yapf_api.FormatCode = lambda text, **_: (text, True)
 
 
 class Trained(NamedTuple):
@@ -101,8 +66,8 @@ class Trained(NamedTuple):
 
 def train(folder: Path, config: str, *options: object) -> Trained:
     work_dir = folder / 'run'
-    arguments = f'configs/{config}.py', '--epochs', 2, '--work-dir', work_dir, *LAUNCHED, *options
-    printed = succeeded(on_two_ranks(folder, tool, 'train', *arguments))
+    arguments = f'configs/{config}.py', '--epochs', 2, '--work-dir', work_dir, *options
+    printed = succeeded(launched('train', *arguments))
     return Trained(work_dir / f'{config}.py', work_dir, printed)
 
 
@@ -134,13 +99,6 @@ def trained(request) -> Trained:
     return request.getfixturevalue(request.param)
 
 
-def alone(*arguments: object) -> None:
-    process = get_context('fork').Process(target=lambda: _be_quick() or tool(*arguments))
-    process.start()
-    process.join(100)
-    assert process.exitcode == 0
-
-
 def metrics_of(work_dir: Path) -> dict[str, float]:
     return json.loads((work_dir / 'result.json').read_text())['metrics']
 
@@ -149,7 +107,8 @@ def test_one_process_measures_of_the_checkpoint_what_two_ranks_printed(trained, 
     assert trained.printed.count('picture: ') == 1
     result = json.loads((trained.work_dir / 'result.json').read_text())
     assert (result['devices'], result['images_a_step']) == (2, 1)
-    alone('test', trained.config, trained.work_dir, '--work-dir', tmp_path)
+    alone = tool('test', trained.config, trained.work_dir, '--work-dir', tmp_path)
+    assert alone.status == 0, alone.errors
     expected = metrics_of(trained.work_dir)
     assert next(iter(expected.values())) > 0.02  # of all 200 pictures
     assert metrics_of(tmp_path) == pytest.approx(expected, rel=1e-3)
@@ -158,7 +117,7 @@ def test_one_process_measures_of_the_checkpoint_what_two_ranks_printed(trained, 
 def test_a_resumed_run_ends_as_the_unbroken_one(trained, tmp_path):
     """Bit for bit, on both ranks: what one has drawn is in the weights of the other."""
     resume = trained.config, '--work-dir', tmp_path, '--resume', trained.work_dir / 'epoch_1.pth'
-    succeeded(on_two_ranks(tmp_path, tool, 'train', *resume, *LAUNCHED))
+    succeeded(launched('train', *resume))
     unbroken, resumed = (
         torch.load(folder / 'epoch_2.pth', weights_only=False)
         for folder in (trained.work_dir, tmp_path)
@@ -169,7 +128,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(trained, tmp_path):
 
 def test_tested_on_two_ranks(detector, tmp_path):
     arguments = detector.config, detector.work_dir, '--work-dir', tmp_path
-    printed = succeeded(on_two_ranks(tmp_path, tool, 'test', *arguments, *LAUNCHED))
+    printed = succeeded(launched('test', *arguments))
     assert 'mAP_50' in printed
     assert metrics_of(tmp_path) == metrics_of(detector.work_dir)
 
@@ -189,14 +148,10 @@ def test_keys_of_a_gan_are_those_of_one_process(gan, tmp_path):
 def test_what_both_ranks_do_not_like_is_said_once(gan, tmp_path):
     torch.save(dict(state_dict=dict(w=torch.ones(1)), meta={}), tmp_path / 'other.pth')
     start = gan.config, '--work-dir', tmp_path, '--load-from', tmp_path / 'other.pth'
-    ranks = on_two_ranks(tmp_path, tool, 'train', *start, *LAUNCHED)
+    ranks = launched('train', *start)
     assert [rank.status for rank in ranks] == [1, 1]
     said = ''.join(rank.errors for rank in ranks)
     assert said.count('error: ') == said.count('the checkpoint is of another model') == 1
-
-
-def _fid(real: str, fake: str) -> None:
-    tool('fid', real, fake, '--extractor', 'digits', '--kid', '--json', *LAUNCHED)
 
 
 def test_fid_over_two_ranks_is_that_of_one(digits, tmp_path):
@@ -208,7 +163,8 @@ def test_fid_over_two_ranks_is_that_of_one(digits, tmp_path):
         for i in range(count):
             pixels = np.random.default_rng(i + count).integers(0, 256, (32, 32, 3), np.uint8)
             Image.fromarray(pixels).save(folder / f'{i}.png')
-    report = json.loads(succeeded(on_two_ranks(tmp_path, _fid, real, fake)))
+    options = '--extractor', 'digits', '--kid', '--json'
+    report = json.loads(succeeded(launched('fid', real, fake, *options)))
     expected = compare(real, fake, extractor='digits', kid=True)
     assert report['metrics'] == pytest.approx(expected.metrics, rel=1e-6)
     assert report['protocol'] == expected.protocol
@@ -224,7 +180,7 @@ def _draw(folder: Path) -> None:
 
 
 def test_each_rank_draws_its_own_numbers_in_each_epoch(tmp_path):
-    on_two_ranks(tmp_path, _draw, tmp_path)
+    on_two_ranks(partial(_draw, tmp_path))
     drawn = [torch.load(tmp_path / f'{rank}.pth') for rank in range(2)]
     for first, second, first_again in drawn:
         assert first == first_again != second
@@ -244,7 +200,7 @@ def _average(folder: Path) -> None:
 
 def test_running_statistics_become_their_mean_and_nothing_else_changes(tmp_path):
     """Mean 2 of 1 and 3, of counters the larger; a pool of images is no statistic."""
-    on_two_ranks(tmp_path, _average, tmp_path)
+    on_two_ranks(partial(_average, tmp_path))
     norms = [[2.0], [2.0], [3]] * 2 + [[2.0], [2.0]]
     for rank, pool in enumerate(([[1.0], [1]], [[3.0], [3]])):
         found = torch.load(tmp_path / f'{rank}.pth')
@@ -305,9 +261,9 @@ def _all_are_interrupted(rank: int, step: int) -> None:
         (_all_are_interrupted, 'stopped'),
     ],
 )
-def test_a_rank_that_ends_ends_the_others_with_one_line(tmp_path, action, message):
+def test_a_rank_that_ends_ends_the_others_with_one_line(action, message):
     start = time.monotonic()
-    ranks = on_two_ranks(tmp_path, _end, action, 1)
+    ranks = on_two_ranks(partial(_end, action, 1))
     (line,) = ''.join(rank.errors for rank in ranks).splitlines()
     assert line.startswith(message)
     assert all(rank.status for rank in ranks) or action is _hangs

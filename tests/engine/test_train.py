@@ -1,4 +1,4 @@
-"""Tools as a user runs them: in processes of their own, on a small part of the embedded set."""
+"""Tools as a user runs them, on a small part of the embedded set."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import ROOT, Ended, fork, script, tool
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     'train_dataloader.dataset.indices=12',
     'val_dataloader.dataset.indices=4',
@@ -23,18 +23,29 @@ SMALL = [
 HOST_TRAIN = Path(__import__('mmdet').__file__).parent / '.mim/tools/train.py'
 
 
-def command(tool: str, *args: str) -> list[str]:
-    return [sys.executable, f'tools/{tool}.py', *map(str, args)]
+def start(name: str, *arguments: object, **kwargs) -> subprocess.Popen:
+    """A tool to be killed: in a process that has imported nothing of ours."""
+    command = [sys.executable, f'tools/{name}.py', *map(str, arguments)]
+    environment = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **kwargs)
 
 
-def run(arguments: list[str], cwd: Path = ROOT, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        arguments, cwd=cwd, env=environment(), capture_output=True, text=True, **kwargs
-    )
+def train_and_kill(config: Path, work_dir: Path) -> None:
+    """After an epoch."""
+    quiet = dict.fromkeys(('stdout', 'stderr'), subprocess.DEVNULL)
+    process = start('train', config, '--work-dir', work_dir, **quiet)
+    deadline = time.time() + 120
+    while not (work_dir / 'epoch_1.pth').exists() and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (work_dir / 'result.json').exists()
 
 
-def environment() -> dict[str, str]:
-    return os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+def succeeded(ended: Ended) -> str:
+    """What was printed."""
+    assert ended.status == 0, ended.errors
+    return ended.printed
 
 
 def losses(work_dir: Path) -> list[float]:
@@ -52,17 +63,8 @@ def losses(work_dir: Path) -> list[float]:
 def trained(digits, tmp_path_factory):
     """A finished run of two epochs, and what it printed."""
     work_dir = tmp_path_factory.mktemp('trained') / "it's [bold]a run :art:"
-    done = run(
-        [
-            *command(
-                'train', 'configs/retinanet_hybrid_b2.py', '--epochs', 2, '--work-dir', work_dir
-            ),
-            '--cfg-options',
-            *SMALL,
-        ]
-    )
-    assert done.returncode == 0, done.stderr
-    return work_dir, done.stdout
+    options = '--epochs', 2, '--work-dir', work_dir, '--cfg-options', *SMALL
+    return work_dir, succeeded(tool('train', 'configs/retinanet_hybrid_b2.py', *options))
 
 
 def test_prints_table_picture_and_next_command(trained):
@@ -99,39 +101,28 @@ def test_test_gives_the_same_ap_and_writes_over_nothing(trained):
     work_dir, _ = trained
     config, result = work_dir / 'retinanet_hybrid_b2.py', work_dir / 'result.json'
     before = config.read_text(), result.read_text()
-    done = run(command('test', config, work_dir))
-    assert done.returncode == 0, done.stderr
+    printed = succeeded(tool('test', config, work_dir))
     assert (config.read_text(), result.read_text()) == before
     first, second = (json.loads(p.read_text()) for p in (result, work_dir / 'test/result.json'))
     assert first['metrics'] == second['metrics']
-    assert f'picture: {work_dir}/test/detections.png' in done.stdout
+    assert f'picture: {work_dir}/test/detections.png' in printed
 
 
 def test_one_seed_gives_the_same_losses_and_the_host_gives_them_too(trained, tmp_path):
     """MMDetection's own tools/train.py runs the config that our run left behind."""
     work_dir, _ = trained
     config = work_dir / 'retinanet_hybrid_b2.py'
-    done = run([sys.executable, str(HOST_TRAIN), str(config), '--work-dir', str(tmp_path)])
-    assert done.returncode == 0, done.stderr
+    (host,) = fork(script(HOST_TRAIN, config, '--work-dir', tmp_path))
+    succeeded(host)
     assert len(losses(work_dir)) == 12
     assert losses(tmp_path) == losses(work_dir)
 
 
 def test_killed_and_resumed_ends_where_the_unbroken_run_ends(trained, tmp_path):
     work_dir, _ = trained
-    arguments = command('train', work_dir / 'retinanet_hybrid_b2.py', '--work-dir', tmp_path)
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 120
-    while not (tmp_path / 'epoch_1.pth').exists() and time.time() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / 'result.json').exists()
-
-    done = run([*arguments, '--resume'])
-    assert done.returncode == 0, done.stderr
+    config = work_dir / 'retinanet_hybrid_b2.py'
+    train_and_kill(config, tmp_path)
+    succeeded(tool('train', config, '--work-dir', tmp_path, '--resume'))
     assert losses(tmp_path) == losses(work_dir)
     states = [torch.load(d / 'epoch_2.pth', weights_only=False) for d in (work_dir, tmp_path)]
     for key, value in states[0]['state_dict'].items():
@@ -140,16 +131,11 @@ def test_killed_and_resumed_ends_where_the_unbroken_run_ends(trained, tmp_path):
 
 def test_a_scheduler_that_ends_a_training_is_told_how_to_go_on(digits, tmp_path):
     """It sends SIGTERM to all processes of a job; the data workers end too."""
-    arguments = command('train', 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path)
-    arguments += '--cfg-options', 'train_dataloader.num_workers=2'
-    process = subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    workers = '--cfg-options', 'train_dataloader.num_workers=2'
+    pipes = dict.fromkeys(('stdout', 'stderr'), subprocess.PIPE)
+    process = start(
+        *('train', 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path, *workers),
+        **(pipes | dict(text=True, start_new_session=True)),
     )
     for line in process.stdout:
         if 'Epoch(train)' in line:
@@ -166,22 +152,22 @@ def test_a_scheduler_that_ends_a_training_is_told_how_to_go_on(digits, tmp_path)
 @pytest.mark.parametrize('name', ['faster_rcnn/faster-rcnn_r50', 'mask_rcnn/mask-rcnn_r50'])
 def test_trains_mmdetection_configs_with_another_norm(digits, tmp_path, name):
     small = [f'{s}_dataloader.dataset.pipeline.{i}.scale=(96,96)' for s, i in SCALES.items()]
-    done = run(
-        [
-            *command('train', f'mmdet::{name}_fpn_1x_coco.py', '--norm', 'gn', '--scratch'),
-            *('--data', str(digits), '--batch', '2', '--epochs', '1', '--work-dir', str(tmp_path)),
-            *('--cfg-options', 'default_hooks.logger.interval=1', *small),
-        ]
-        + [f'{split}_dataloader.dataset.indices={8 if split == "train" else 2}' for split in SCALES]
-        + [f'{split}_dataloader.num_workers=0' for split in SCALES]
-        + [f'{split}_dataloader.persistent_workers=False' for split in SCALES]
+    small += [f'{s}_dataloader.dataset.indices={8 if s == "train" else 2}' for s in SCALES]
+    small += [f'{s}_dataloader.{key}' for s in SCALES for key in IN_PROCESS]
+    printed = succeeded(
+        tool(
+            *('train', f'mmdet::{name}_fpn_1x_coco.py', '--norm', 'gn', '--scratch'),
+            *('--data', digits, '--batch', 2, '--epochs', 1, '--work-dir', tmp_path),
+            *('--cfg-options', 'default_hooks.logger.interval=1', FEW_RECTANGLES, *small),
+        )
     )
-    assert done.returncode == 0, done.stderr
-    assert 'norm gn: ResNet' in done.stdout
-    assert 'lr auto: 0.02 for batch size 16, so 0.0025' in done.stdout
+    assert 'norm gn: ResNet' in printed
+    assert 'lr auto: 0.02 for batch size 16, so 0.0025' in printed
     assert len(losses(tmp_path)) == 4
     metrics = json.loads((tmp_path / 'result.json').read_text())['metrics']
     assert ('coco/segm_mAP' in metrics) == name.startswith('mask')
 
 
+IN_PROCESS = 'num_workers=0', 'persistent_workers=False'
+FEW_RECTANGLES = 'model.train_cfg.rcnn.sampler.num=8'
 SCALES = dict(train=2, val=1, test=1)  # where the pipelines of each split resize
