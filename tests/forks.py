@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 FORK = get_context('forkserver')  # pytest's own process has threads by now, which no fork survives
-FORK.set_forkserver_preload(
-    ['sbzoo.registry', 'sbzoo.tools.train', 'mmdet.models', 'mmdet.datasets', 'mmdet.evaluation']
-    + ['matplotlib.pyplot', 'skimage.color', 'torch.utils.tensorboard', 'yapf.yapflib.yapf_api']
-)
+OURS = 'sbzoo.registry', 'sbzoo.tools.train'
+HOSTS = 'mmdet.models', 'mmdet.datasets', 'mmdet.evaluation'
+OTHERS = 'matplotlib.pyplot', 'skimage.color', 'torch.utils.tensorboard', 'yapf.yapflib.yapf_api'
+FORK.set_forkserver_preload([*OURS, *HOSTS, *OTHERS])
 
 
 class Ended(NamedTuple):
@@ -30,12 +30,9 @@ class Ended(NamedTuple):
 def fork(*mains: Callable[[], None]) -> list[Ended]:
     """Run functions, which are pickled, at the same time."""
     with TemporaryDirectory() as folder:
-        outputs = [
-            [Path(folder, f'{i}.{name}') for name in ('out', 'err')] for i in range(len(mains))
-        ]
+        paths = [(Path(folder, f'{i}.out'), Path(folder, f'{i}.err')) for i in range(len(mains))]
         processes = [
-            FORK.Process(target=_run, args=arguments)
-            for arguments in zip(mains, outputs, strict=True)
+            FORK.Process(target=_run, args=of_one) for of_one in zip(mains, paths, strict=True)
         ]
         for process in processes:
             process.start()
@@ -43,11 +40,11 @@ def fork(*mains: Callable[[], None]) -> list[Ended]:
             process.join(100)
             process.kill()
             process.join()
-        texts = [[path.read_text() for path in paths] for paths in outputs]
+        texts = [[path.read_text() for path in of_one] for of_one in paths]
     return [Ended(process.exitcode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
-def _run(main: Callable[[], None], outputs: list[Path]) -> None:
+def _run(main: Callable[[], None], outputs: tuple[Path, Path]) -> None:
     import torch
     from yapf.yapflib import yapf_api
 

@@ -94,6 +94,8 @@ def _flush() -> None:
 
 
 def _is_unread() -> bool:
+    if not hasattr(select, 'poll'):  # Windows
+        return False
     poll = select.poll()
     poll.register(STDOUT, 0)
     return any(state & select.POLLERR for _, state in poll.poll(0))

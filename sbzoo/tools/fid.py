@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     with one_voice(args.launcher):
         join(args.launcher)
         with redirect_stdout(sys.stderr):  # what libraries say is not the result
-            comparison = compare(args)
+            comparison = _compare(args)
         if args.json:
             warning = '; '.join(comparison.warnings) or None
             report = dict(metrics=comparison.metrics, protocol=comparison.protocol, warning=warning)
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
             print(comparison)
 
 
-def compare(args: argparse.Namespace) -> Comparison:
+def _compare(args: argparse.Namespace) -> Comparison:
     """What the options compare."""
     from sbzoo.metrics.compare import compare
     from sbzoo.zoo.samples import open_card
