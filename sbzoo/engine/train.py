@@ -17,7 +17,7 @@ from sbzoo.engine.hooks.noise_scale import explain
 from sbzoo.engine.model import config_of
 from sbzoo.engine.options.parts import norm_of
 from sbzoo.engine.options.resume import check_resumable
-from sbzoo.engine.options.schedule import check_spans
+from sbzoo.engine.options.schedule import check_spans, warn_if_warm_up_outlasts
 from sbzoo.engine.ranks import join_as
 from sbzoo.engine.result import write_result
 from sbzoo.engine.runner import unwrapped
@@ -65,6 +65,7 @@ def _train(cfg: Config, resume: str | None) -> tuple[Runner, dict[str, float]]:
     if checkpoint:  # not in the config, which stays that of a run from its start
         runner._load_from, runner._resume = str(checkpoint), True
     check_spans(cfg, len(runner.train_dataloader))
+    warn_if_warm_up_outlasts(cfg, len(runner.train_dataloader))
     check_evaluation(runner)
     if resume and not checkpoint:
         runner.logger.info(f'{cfg.work_dir}: no checkpoint to resume from, so from the start')

@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='gradient accumulation: batches for one step of the optimizer',
     )
-    add('--lr', metavar='LR', help='a number, or auto for linear scaling, as with the two above')
+    add(
+        '--lr',
+        metavar='LR',
+        help='a number, auto for scaling by the rule of the optimizer, as with the two above, or '
+        'linear for linear scaling of the learning rate alone',
+    )
     add(
         '--epochs',
         type=cli.positive_int,

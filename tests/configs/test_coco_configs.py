@@ -3,6 +3,7 @@
 import re
 from copy import deepcopy
 from functools import cache
+from math import sqrt
 from pathlib import Path
 
 import mmdet
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sbzoo.detection.preprocessing import check_preprocessing
 from sbzoo.engine.options.config import load_config, set_scratch, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.scaling import set_lr
 from sbzoo.engine.options.schedule import set_batch
 from sbzoo.norm import Norm
 from sbzoo.norm.key_names import with_own_names
@@ -94,12 +96,19 @@ def test_complete_for_two_images_a_step(path):
 
 @pytest.mark.parametrize('batch', [1, 16])
 @pytest.mark.parametrize('path', [*CONFIGS, *TIMM], ids=lambda p: p.stem)
-def test_the_option_batch_changes_batch_and_rate_alone(path, batch):
-    wanted, cfg = deepcopy(read(path)), deepcopy(read(path))
-    wanted.train_dataloader.batch_size = wanted.auto_scale_lr.base_batch_size = batch
-    wanted.optim_wrapper.optimizer.lr = rate(path) * batch
+def test_the_option_batch_scales_rate_and_warm_up_by_the_optimizer(path, batch):
+    before, cfg = read(path), deepcopy(read(path))
     set_batch(cfg, batch)
-    assert cfg.to_dict() == wanted.to_dict()
+    set_lr(cfg, 'auto')
+    adam = before.optim_wrapper.optimizer.type == 'AdamW'
+    factor = sqrt(batch / 2) if adam else batch / 2
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate(path) * 2 * factor)
+    assert ('betas' in cfg.optim_wrapper.optimizer) == adam
+    for old, new in zip(before.param_scheduler, cfg.param_scheduler, strict=True):
+        by_epoch = old.get('by_epoch', True)
+        assert new.end == (old.end if by_epoch else pytest.approx(old.end * 2 / batch, abs=0.5))
+    assert cfg.model == before.model
 
 
 @pytest.mark.parametrize('path', [*CONFIGS, *TIMM], ids=lambda p: p.stem)

@@ -13,7 +13,8 @@ from torch import nn
 from sbzoo.engine.options.config import load_config, set_noise_scale, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import leaf
-from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_lr
+from sbzoo.engine.options.scaling import set_lr
+from sbzoo.engine.options.schedule import set_accumulate, set_batch
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 from sbzoo.norm.recompute import make_lean
@@ -125,6 +126,7 @@ def test_norm_turns_the_generator_and_leaves_what_is_without():
 def test_the_option_batch_leaves_the_learning_rate(norm, batch):
     wanted, cfg = (load_config(f'configs/dcgan_{norm}_b2.py') for _ in range(2))
     set_batch(cfg, batch)
+    set_lr(cfg, 'auto')
     for player in ('generator', 'discriminator'):
         assert cfg.optim_wrapper[player].optimizer.lr == 2e-4
     wanted.train_dataloader.batch_size = batch

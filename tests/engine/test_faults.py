@@ -53,7 +53,7 @@ CONFIG = 'configs/retinanet_gn_b2.py'
         (['mmfoo::a.py'], 'mmfoo is not installed'),
         (['LICENSE'], 'not a config that can be read'),
         ([CONFIG, '--norm', 'gm'], "unknown norm 'gm'; known are"),
-        ([CONFIG, '--lr', 'fast'], 'give a positive number or "auto"'),
+        ([CONFIG, '--lr', 'fast'], 'give a positive number, "auto" or "linear"'),
         ([CONFIG, '--data', '/nowhere'], '/nowhere: no such folder'),
         ([CONFIG, '--resume', '/nowhere.pth'], '/nowhere.pth: no such file of weights'),
         ([CONFIG, '--cfg-options', 'lr'], 'give KEY=VALUE'),

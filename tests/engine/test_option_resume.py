@@ -18,7 +18,8 @@ from sbzoo.engine.options.config import load_config, set_load_from, set_scratch,
 from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.resume import check_resumable, recorded
-from sbzoo.engine.options.schedule import set_batch, set_epochs, set_lr
+from sbzoo.engine.options.scaling import set_lr
+from sbzoo.engine.options.schedule import set_batch, set_epochs
 from sbzoo.errors import UserError
 
 IMAGES = 6

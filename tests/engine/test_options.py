@@ -18,7 +18,8 @@ from sbzoo.engine.options.config import (
 )
 from sbzoo.engine.options.data import set_coco
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs, set_lr
+from sbzoo.engine.options.scaling import set_lr
+from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 
@@ -48,6 +49,7 @@ LR = {1: 0.01, 2: 0.02, 16: 0.16}
 def test_the_option_batch_scales_the_learning_rate(norm, batch):
     wanted, cfg = (load_config(f'configs/retinanet_{norm}_b2.py') for _ in range(2))
     set_batch(cfg, batch)
+    set_lr(cfg, 'auto')
     wanted.train_dataloader.batch_size = wanted.auto_scale_lr.base_batch_size = batch
     wanted.optim_wrapper.optimizer.lr = LR[batch]
     assert cfg.to_dict() == wanted.to_dict()
@@ -111,6 +113,7 @@ def test_lr_auto_counts_devices_batch_and_accumulation(monkeypatch):
     set_batch(cfg, 1)
     set_accumulate(cfg, 4)
     assert cfg.optim_wrapper.accumulative_counts == 4
+    set_lr(cfg, 'auto')
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * 2 * 1 * 4 / 16)
     set_lr(cfg, 'auto')  # said twice, scaled once
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.01)

@@ -16,14 +16,13 @@ from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.detection.preprocessing import check_preprocessing
 from sbzoo.engine.batch_faults import faults, files, listed
 from sbzoo.engine.model import whole
-from sbzoo.engine.options.resume import check_resumable, rescheduled
+from sbzoo.engine.options.resume import DEVICES, check_resumable, rescheduled, steps_done
 from sbzoo.engine.runner import unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm.key_names import accept_published_names
 
 HINT = 'try a lower --lr or a longer warm-up'
-DEVICES = 'devices'  # in the meta data of a checkpoint
 CHANGES = 'changes'  # in mmengine's message hub, which checkpoints keep
 OPTIONS = 'param_groups', 'base_param_settings'  # of an optimizer's state; the latter is mmengine's
 
@@ -103,14 +102,14 @@ def _forget_validations(checkpoint: dict) -> None:
 
 
 def _recount(runner: Runner, meta: dict) -> list[str]:
-    """Count the steps done as if every epoch had had as many as those to come; what changes."""
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        return []
-    done, length = meta['iter'], len(runner.train_dataloader)
-    meta['iter'] = meta['epoch'] * length
-    if meta['iter'] == done:
-        return []
-    return [f'an epoch has {length} steps now, so step {done} is counted as {meta["iter"]}']
+    """Count the steps done as if all had had as many images as those to come; what changes."""
+    done, why = meta['iter'], 'a step has another number of images now'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        length = len(runner.train_dataloader)
+        meta['iter'], why = meta['epoch'] * length, f'an epoch has {length} steps now'
+    else:
+        meta['iter'] = steps_done(meta, runner.cfg)
+    return [f'{why}, so step {done} is counted as {meta["iter"]}'] * (meta['iter'] != done)
 
 
 def _count_devices(meta: dict) -> list[str]:

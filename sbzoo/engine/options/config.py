@@ -17,13 +17,8 @@ from sbzoo.engine.options.data import set_data
 from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import typed_dicts
-from sbzoo.engine.options.schedule import (
-    set_accumulate,
-    set_batch,
-    set_epochs,
-    set_lr,
-    warn_if_lr_is_for_another_batch,
-)
+from sbzoo.engine.options.scaling import set_lr, warn_if_lr_is_for_another_batch
+from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs
 from sbzoo.errors import UserError
 
 HOOKS = 'ExactResumeHook', 'PretrainedHook', 'RanksHook', 'StopAtInvalidLossHook', 'AlphaHook'
@@ -79,10 +74,20 @@ def build_config(args: argparse.Namespace) -> Config:
         value = getattr(args, option, None)
         if value is not None and value is not False:  # 0 is a seed
             change(cfg, value)
-    if 'lr' in args and args.lr is None:
-        warn_if_lr_is_for_another_batch(cfg)
+    _scale(cfg, args)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     return cfg
+
+
+def _scale(cfg: Config, args: argparse.Namespace) -> None:
+    """To the batch size, when all options that it depends on are applied."""
+    lr = getattr(args, 'lr', None)
+    if lr is None and (getattr(args, 'batch', None) or getattr(args, 'accumulate', None)):
+        lr = 'auto'
+    if lr is not None:
+        set_lr(cfg, lr)
+    elif 'lr' in args:
+        warn_if_lr_is_for_another_batch(cfg)
 
 
 def _key_values(options: list[str]) -> dict:
@@ -161,7 +166,6 @@ CHANGES = dict(
     batch=set_batch,
     accumulate=set_accumulate,
     epochs=set_epochs,
-    lr=set_lr,
     noise_scale=set_noise_scale,
     seed=set_seed,
     amp=set_amp,

@@ -50,3 +50,19 @@ def wrappers_of(optim_wrapper: dict) -> list[dict]:
     if 'optimizer' in optim_wrapper:
         return [optim_wrapper]
     return [value for value in optim_wrapper.values() if isinstance(value, dict)]
+
+
+def schedulers_of(cfg: Config, network: str = '') -> list[dict]:
+    """The configs of a training's schedulers; where each network has its own, of one or of all."""
+    given = cfg.get('param_scheduler') or []
+    if isinstance(given, dict) and 'type' not in given:
+        given = [given[network]] if network in given else list(given.values())
+    return list(_flat(given))
+
+
+def _flat(given: dict | list) -> Iterator[dict]:
+    if isinstance(given, dict):
+        yield given
+        return
+    for part in given:
+        yield from _flat(part)

@@ -16,6 +16,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from sbzoo.engine.options.parts import leaf, norm_of
+from sbzoo.engine.options.scaling import images_per_device, total_batch_size
+from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
 
 # What the weights and the moments of the optimizer are of.
@@ -28,6 +30,7 @@ SCHEDULED = re.compile(r'optim_wrapper\.|param_scheduler|auto_scale_lr\.|train_c
 EQUAL_GRADIENTS = {'FocalLoss', 'LeanFocalLoss'}  # of `--lean`
 ON_METRICS = 'ReduceOnPlateau'  # schedules that no config determines
 SHOWN = 60  # characters of a value
+DEVICES = 'devices'  # in the meta data of a checkpoint
 
 
 class Change(NamedTuple):
@@ -164,8 +167,18 @@ def _classes(cfg: ConfigDict) -> list[str] | None:
     return classes and list(classes)
 
 
+def steps_done(meta: dict, cfg: Config) -> int:
+    """The iterations that the images of a checkpoint are, if the config counts iterations."""
+    old = recorded(meta)
+    counts = 'max_iters' in (cfg.get('train_cfg') or {})
+    if not counts or not {'optim_wrapper', 'train_dataloader'} <= old.keys():
+        return meta['iter']
+    devices = meta.get(DEVICES) or world_size(cfg.get('launcher', 'none'))
+    return round(meta['iter'] * devices * images_per_device(old) / total_batch_size(cfg))
+
+
 def _check_length(source: str | Path, meta: dict, cfg: Config) -> None:
-    for option, done in (('max_epochs', meta['epoch']), ('max_iters', meta['iter'])):
+    for option, done in (('max_epochs', meta['epoch']), ('max_iters', steps_done(meta, cfg))):
         wanted = (cfg.get('train_cfg') or {}).get(option)
         if wanted and wanted < done:
             raise UserError(f'{source}: {option}={wanted}, and {done} are done already')
