@@ -33,6 +33,7 @@ MODULES = (
     'sbzoo.engine.hooks.ranks',
     'sbzoo.engine.hooks.resume',
     'sbzoo.engine.hooks.samples',
+    'sbzoo.engine.loops',
     'sbzoo.engine.optim',
     'sbzoo.engine.options.norm',
     'sbzoo.gan',

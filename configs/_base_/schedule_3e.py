@@ -1,7 +1,7 @@
 # 3 epochs, no augmentation: a quarter of an epoch of warm-up, then a cosine. The learning rate is
 # 0.01 x batch size (linear scaling) and all else is counted in epochs, so one recipe serves every
 # batch size.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3)
+train_cfg = dict(type='AccumulatingEpochLoop', max_epochs=3, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

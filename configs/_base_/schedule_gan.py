@@ -1,6 +1,6 @@
 # 8 epochs, counted in steps of the discriminator. Generator and discriminator have Adam
 # without momentum at one learning rate, as SNGAN has it, whatever the batch size.
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=8, val_interval=2)
+train_cfg = dict(type='AccumulatingEpochLoop', max_epochs=8, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

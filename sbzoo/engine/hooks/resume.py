@@ -17,11 +17,12 @@ from sbzoo.detection.preprocessing import check_preprocessing
 from sbzoo.engine.batch_faults import faults, files, listed
 from sbzoo.engine.model import whole
 from sbzoo.engine.options.resume import DEVICES, check_resumable, rescheduled, steps_done
-from sbzoo.engine.runner import unwrapped
+from sbzoo.engine.runner import micro_batches, unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.norm.key_names import accept_published_names
 
+Batch = dict | list[dict]  # the latter where several micro-batches are accumulated
 HINT = 'try a lower --lr or a longer warm-up'
 CHANGES = 'changes'  # in mmengine's message hub, which checkpoints keep
 OPTIONS = 'param_groups', 'base_param_settings'  # of an optimizer's state; the latter is mmengine's
@@ -32,8 +33,8 @@ class ExactResumeHook(Hook):
     """Makes every epoch depend on nothing but the config and what a checkpoint keeps.
 
     So a run that was stopped and resumed goes on as if it had never been stopped: random numbers
-    depend on seed, rank and epoch alone, and no gradient is left over from the epoch before. Exact
-    with `num_workers=0`, or with workers that are started anew each epoch.
+    depend on seed, rank and epoch alone. Exact with `num_workers=0`, or with workers that are
+    started anew each epoch.
 
     Resumed with another schedule, learning rate or batch size, it goes on where the whole run would
     be with these: learning rates and all other options of the optimizer are those of the config,
@@ -75,22 +76,8 @@ class ExactResumeHook(Hook):
             hub.update_info(CHANGES, [*hub.get_info(CHANGES, []), *self.changes])
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed Python, NumPy and torch, and let the last step of an accumulation end the epoch."""
+        """Seed Python, NumPy and torch."""
         set_random_seed(runner.seed + 1_000_003 * runner.epoch + get_rank())
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            _count_steps(runner)
-
-
-def _count_steps(runner: Runner) -> None:
-    """Tell each optimizer its steps in this epoch, so that it leaves no batch without an update."""
-    model, start = unwrapped(runner), runner.iter
-    stop = start + len(runner.train_dataloader)
-    if not isinstance(model, AdversarialModel):
-        runner.optim_wrapper.initialize_count_status(model, 0, stop - start)
-        return
-    for name, wrapper in runner.optim_wrapper.items():
-        steps = model.steps(name, start, stop)
-        wrapper.initialize_count_status(model.networks()[name], 0, steps)
 
 
 def _forget_validations(checkpoint: dict) -> None:
@@ -173,7 +160,7 @@ class StopAtInvalidLossHook(Hook):
     priority = 'VERY_HIGH'
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None, outputs: dict | None
+        self, runner: Runner, batch_idx: int, data_batch: Batch | None, outputs: dict | None
     ) -> None:
         """Look at the losses of a step."""
         scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.numel() == 1}
@@ -182,7 +169,7 @@ class StopAtInvalidLossHook(Hook):
             values = ', '.join(f'{name} {value:g}' for name, value in losses.items())
             raise UserError(
                 f'step {runner.iter + 1}: the loss is not finite ({values}); '
-                f'{last_good_checkpoint(runner)}; {_cause(data_batch or {})}'
+                f'{last_good_checkpoint(runner)}; {_cause(micro_batches(data_batch or {}))}'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -238,12 +225,12 @@ def _is_finite(value: float) -> bool:
     return abs(value) < float('inf')
 
 
-def _cause(batch: dict) -> str:
+def _cause(batches: list[dict]) -> str:
     """The fault of a picture that explains the loss, or else the pictures that it is of."""
-    if found := faults(batch):
+    if found := [fault for batch in batches for fault in faults(batch)]:
         return f'at fault: {listed(found)}'
-    named = f' (the batch: {listed(files(batch))})' if files(batch) else ''
-    return f'{HINT}{named}'
+    named = [file for batch in batches for file in files(batch)]
+    return f'{HINT} (the batch: {listed(named)})' if named else HINT
 
 
 def last_good_checkpoint(runner: Runner) -> str:

@@ -18,7 +18,13 @@ from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.engine.options.scaling import set_lr, warn_if_lr_is_for_another_batch
-from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs
+from sbzoo.engine.options.schedule import (
+    set_accumulate,
+    set_batch,
+    set_epochs,
+    set_loop,
+    set_loss_normalizer,
+)
 from sbzoo.errors import UserError
 
 HOOKS = 'ExactResumeHook', 'PretrainedHook', 'RanksHook', 'StopAtInvalidLossHook', 'AlphaHook'
@@ -100,7 +106,8 @@ def _key_values(options: list[str]) -> dict:
 
 
 def use_sbzoo(cfg: Config) -> None:
-    """Give any config what those of sbzoo have: import, hooks, whole checkpoints, TensorBoard."""
+    """Give any config what those of sbzoo have: import, loop, hooks, checkpoints, TensorBoard."""
+    set_loop(cfg)
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     if 'sbzoo' not in imports['imports']:
         imports['imports'] = [*imports['imports'], 'sbzoo']
@@ -165,6 +172,7 @@ CHANGES = dict(
     norm=set_norm,
     batch=set_batch,
     accumulate=set_accumulate,
+    loss_normalizer=set_loss_normalizer,
     epochs=set_epochs,
     noise_scale=set_noise_scale,
     seed=set_seed,

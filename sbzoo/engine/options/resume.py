@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS
 
 from sbzoo.engine.options.parts import leaf, norm_of
 from sbzoo.engine.options.scaling import images_per_device, total_batch_size
+from sbzoo.engine.options.schedule import set_loop
 from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
 
@@ -88,7 +89,10 @@ class _Literals(ast.NodeTransformer):
 def changes(meta: dict, cfg: Config) -> list[Change]:
     """Where a config differs from that of a checkpoint; empty if that does not say its own."""
     old, new = recorded(meta), Config(cfg.to_dict(), format_python_code=False).pretty_text
-    return list(_differences(old, recorded(dict(cfg=new)))) if old else []
+    new = recorded(dict(cfg=new))
+    for cfg in (old, new):  # mmengine's loop of an older run is the same without accumulation
+        set_loop(cfg)
+    return list(_differences(old, new)) if old else []
 
 
 def _differences(old: Any, new: Any, path: str = '') -> Iterator[Change]:

@@ -11,6 +11,9 @@ from sbzoo.engine.options.parts import schedulers_of, wrappers_of
 from sbzoo.errors import UserError
 
 WARM_UPS = 'LinearLR', 'ConstantLR', 'QuadraticWarmupLR'
+LOOPS = dict(
+    EpochBasedTrainLoop='AccumulatingEpochLoop', IterBasedTrainLoop='AccumulatingIterLoop'
+)  # of mmengine -> of `sbzoo.engine.loops`
 
 
 def set_epochs(cfg: Config, epochs: int) -> None:
@@ -82,7 +85,31 @@ def set_batch(cfg: Config, batch: int) -> None:
     cfg.train_dataloader.batch_size = batch
 
 
+def set_loop(cfg: Config) -> None:
+    """Let an iteration be one update, of all the micro-batches that are accumulated for it."""
+    if loop := cfg.get('train_cfg'):
+        by_epoch = 'EpochBasedTrainLoop' if loop.pop('by_epoch', False) else 'IterBasedTrainLoop'
+        kind = loop.setdefault('type', by_epoch)
+        loop.type = LOOPS.get(kind, kind)
+
+
 def set_accumulate(cfg: Config, batches: int) -> None:
-    """Gradient accumulation over `batches` batches."""
+    """Gradient accumulation over `batches` micro-batches."""
     for wrapper in wrappers_of(cfg.optim_wrapper):
         wrapper.accumulative_counts = batches
+
+
+def set_loss_normalizer(cfg: Config, kind: str) -> None:
+    """Divide a detector's losses by one of `sbzoo.engine.loss_normalizers.NORMALIZERS`.
+
+    Raises:
+        UserError: The config is of a GAN, or has a training loop of its own.
+    """
+    if 'optimizer' not in cfg.optim_wrapper:
+        raise UserError('--loss-normalizer: the losses of a GAN are means over its images')
+    if cfg.train_cfg.type not in LOOPS.values():
+        raise UserError(
+            f'--loss-normalizer: train_cfg.type={cfg.train_cfg.type} has none; valid are '
+            f'{", ".join(LOOPS.values())}'
+        )
+    cfg.train_cfg.loss_normalizer = kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -16,7 +17,11 @@ Losses = dict[str, Tensor]
 
 
 class AdversarialModel(BaseModel):
-    """A generator and a discriminator, trained in one `train_step` of mmengine's Runner."""
+    """A generator and a discriminator, trained in one `train_step` of mmengine's Runner.
+
+    A `train_step` is given a batch or, where gradients are accumulated, the micro-batches of an
+    update: first one network takes its step on all of them, then the other.
+    """
 
     def __init__(self) -> None:
         super().__init__(data_preprocessor=dict(type='ImagePreprocessor'))
@@ -25,15 +30,33 @@ class AdversarialModel(BaseModel):
         """Generator and discriminator, by the name of their optimizer."""
         return dict(generator=self.generator, discriminator=self.discriminator)
 
-    def steps(self, network: str, start: int, stop: int) -> int:
-        """Optimizer steps of a network in iterations `start` to `stop - 1`."""
-        return stop - start
+    def window(self, data: dict | list[dict]) -> list[dict]:
+        """The micro-batches of an update, on the device of the model and normalised."""
+        batches = data if isinstance(data, list) else [data]
+        return [self.data_preprocessor(batch, True) for batch in batches]
 
 
-def update(losses: Losses, optim_wrapper: OptimWrapper) -> Losses:
-    """Step the optimizer on the sum of the losses, and return them for the log."""
-    optim_wrapper.update_params(sum(losses.values()))
+def update(losses: Losses, optim_wrapper: OptimWrapper, share: float = 1.0) -> Losses:
+    """Step the optimizer on the sum of the losses, and return them for the log.
+
+    Args:
+        losses: Of a batch or a micro-batch, each a mean over its images.
+        optim_wrapper: It steps at the last micro-batch of its `accumulative_counts`.
+        share: See `shares`.
+    """
+    optim_wrapper.update_params(sum(losses.values()) * share)
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def shares(sizes: list[int]) -> list[float]:
+    """The images of micro-batches over their mean: a larger one counts for more in the update."""
+    return [size * len(sizes) / sum(sizes) for size in sizes]
+
+
+def mean(logs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of what micro-batches have logged; some values are not in all of them."""
+    values = {name: [log[name] for log in logs if name in log] for log in logs for name in log}
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
@@ -12,13 +13,24 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from sbzoo.errors import choose
 from sbzoo.gan.diff_augment import diff_augment
 from sbzoo.gan.ema import RampUpEMA
 from sbzoo.gan.gradient_penalties import LazyPenalty
 from sbzoo.gan.losses import LOSSES
-from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, update
+from sbzoo.gan.models.base import (
+    AdversarialModel,
+    Losses,
+    as_samples,
+    frozen,
+    mean,
+    shares,
+    update,
+)
+
+Batch = tuple[Tensor, Tensor | None]  # real images, and their labels if the model is conditional
 
 
 @MODELS.register_module()
@@ -26,8 +38,9 @@ class GAN(AdversarialModel):
     """Generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661).
 
     An iteration of the Runner is one step of the discriminator; every `discriminator_steps`-th
-    iteration the generator takes one too. The batch size of both is that of the data loader, and
-    gradients are accumulated over the `accumulative_counts` of their optimizer wrappers.
+    iteration the generator takes one too. The batch size of both is that of the data loader, times
+    the micro-batches over which gradients are accumulated: all of the discriminator come first, so
+    that those of the generator meet it after its step.
 
     Args:
         generator: Config of the generator, noise [N, noise_size] -> images [N, 3, S, S].
@@ -69,40 +82,41 @@ class GAN(AdversarialModel):
             return self.generator_ema.module
         return _unwrapped(self.generator)
 
-    def steps(self, network: str, start: int, stop: int) -> int:
-        """The generator takes fewer; see `discriminator_steps`."""
-        every = self.discriminator_steps if network == 'generator' else 1
-        return stop // every - start // every
-
-    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
+    def train_step(self, data: dict | list[dict], optim_wrapper: OptimWrapperDict) -> Losses:
         """A step of the discriminator and, every `discriminator_steps`-th time, of the generator.
 
         Args:
-            data: `inputs` are real images, `data_samples` their labels if the model is conditional.
+            data: A batch, or the micro-batches of an update. `inputs` are real images,
+                `data_samples` their labels if the model is conditional.
             optim_wrapper: The wrappers of generator and discriminator.
 
         Returns:
             The losses, for the log.
         """
         step = MessageHub.get_current_instance().get_info('iter', 0)
-        data = self.data_preprocessor(data, True)
-        real, labels = data['inputs'], self._labels(data['data_samples'])
-        log = self._train_discriminator(real, labels, optim_wrapper['discriminator'], step)
+        batches = [
+            (batch['inputs'], self._labels(batch['data_samples'])) for batch in self.window(data)
+        ]
+        log = self._train_discriminator(batches, optim_wrapper['discriminator'], step)
         if (step + 1) % self.discriminator_steps == 0:
-            log |= self._train_generator(real, labels, optim_wrapper['generator'])
+            log |= self._train_generator(batches, optim_wrapper['generator'])
         return log
 
     def _train_discriminator(
-        self, real: Tensor, labels: Tensor | None, wrapper: OptimWrapper, step: int
+        self, batches: list[Batch], wrapper: OptimWrapper, step: int
     ) -> Losses:
-        with wrapper.optim_context(self.discriminator):
-            with torch.no_grad():
-                fake = self._generate(len(real), labels)
-            logits = [self._discriminate(images, labels) for images in (real, fake)]
-            losses = dict(loss_d=self.loss.discriminator(*logits))
-            losses |= self._penalise(real, fake, labels, step)
-        real_mean, fake_mean = (x.detach().mean() for x in logits)
-        return update(losses, wrapper) | dict(D_real=real_mean, D_fake=fake_mean)
+        logs = []
+        for (real, labels), noise, share in self._with_noise(batches):
+            with wrapper.optim_context(self.discriminator):
+                with torch.no_grad():
+                    fake = self.generator(noise, labels)
+                logits = [self._discriminate(images, labels) for images in (real, fake)]
+                losses = dict(loss_d=self.loss.discriminator(*logits))
+                losses |= self._penalise(real, fake, labels, step)
+            real_mean, fake_mean = (x.detach().mean() for x in logits)
+            means = dict(D_real=real_mean, D_fake=fake_mean)
+            logs.append(update(losses, wrapper, share) | means)
+        return mean(logs)
 
     def _penalise(self, real: Tensor, fake: Tensor, labels: Tensor | None, step: int) -> Losses:
         def discriminate(images: Tensor) -> Tensor:
@@ -114,25 +128,28 @@ class GAN(AdversarialModel):
             if step % p.interval == 0
         }
 
-    def _train_generator(
-        self, real: Tensor, labels: Tensor | None, wrapper: OptimWrapper
-    ) -> Losses:
-        with wrapper.optim_context(self.generator), frozen(self.discriminator):
-            real_logits = None
-            if self.loss.paired:
-                with torch.no_grad():
-                    real_logits = self._discriminate(real, labels)
-            fake_logits = self._discriminate(self._generate(len(real), labels), labels)
-            losses = dict(loss_g=self.loss.generator(fake_logits, real_logits))
-        log = update(losses, wrapper)
+    def _train_generator(self, batches: list[Batch], wrapper: OptimWrapper) -> Losses:
+        logs = []
+        for (real, labels), noise, share in self._with_noise(batches):
+            with wrapper.optim_context(self.generator), frozen(self.discriminator):
+                real_logits = None
+                if self.loss.paired:
+                    with torch.no_grad():
+                        real_logits = self._discriminate(real, labels)
+                fake_logits = self._discriminate(self.generator(noise, labels), labels)
+                losses = dict(loss_g=self.loss.generator(fake_logits, real_logits))
+            logs.append(update(losses, wrapper, share))
         if hasattr(self, 'generator_ema'):
-            self.generator_ema.update(_unwrapped(self.generator), len(real) * get_world_size())
-        return log
+            images = sum(len(real) for real, _ in batches) * get_world_size()
+            self.generator_ema.update(_unwrapped(self.generator), images)
+        return mean(logs)
 
-    def _generate(self, num: int, labels: Tensor | None) -> Tensor:
-        device = self.data_preprocessor.device
-        noise = torch.randn(num, _unwrapped(self.generator).noise_size, device=device)
-        return self.generator(noise, labels)
+    def _with_noise(self, batches: list[Batch]) -> Iterator[tuple[Batch, Tensor, float]]:
+        """Micro-batches, each with its noise, drawn as for one batch of them all, and its share."""
+        sizes = [len(real) for real, _ in batches]
+        size, device = _unwrapped(self.generator).noise_size, self.data_preprocessor.device
+        noise = torch.randn(sum(sizes), size, device=device).split(sizes)
+        return _alike(zip(batches, noise, shares(sizes), strict=True), self)
 
     def _discriminate(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return self.discriminator(self.augment(images), labels)
@@ -171,6 +188,19 @@ class GAN(AdversarialModel):
         size = self.sampler.noise_size
         rows = [torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds]
         return torch.stack(rows).to(self.data_preprocessor.device)
+
+
+def _alike(micro_batches: Iterable[Any], model: nn.Module) -> Iterator[Any]:
+    """Let spectral norm's power iteration begin each micro-batch where it began the first.
+
+    So it moves in an update as it would on one batch, and all are of the same weights.
+    """
+    vectors = [b for m in model.modules() if isinstance(m, _SpectralNorm) for b in m.buffers()]
+    first = [vector.clone() for vector in vectors]
+    for micro_batch in micro_batches:
+        for vector, value in zip(vectors, first, strict=True):
+            vector.copy_(value)
+        yield micro_batch
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -11,7 +11,17 @@ from torch.nn.functional import l1_loss
 
 from sbzoo.errors import UserError, choose
 from sbzoo.gan.losses import LOSSES
-from sbzoo.gan.models.base import AdversarialModel, Losses, as_samples, frozen, update
+from sbzoo.gan.models.base import (
+    AdversarialModel,
+    Losses,
+    as_samples,
+    frozen,
+    mean,
+    shares,
+    update,
+)
+
+Pair = tuple[Tensor, Tensor, float]  # source and target images, and their share of an update
 
 
 class Translation(AdversarialModel):
@@ -28,6 +38,13 @@ class Translation(AdversarialModel):
         """Translate `inputs['source']`; the samples hold the inputs and the translations."""
         given = {f'{name}_img': inputs[name] for name in self.kept}
         return as_samples(self.translate(inputs['source']), **given)
+
+    def pairs(self, data: dict | list[dict]) -> list[Pair]:
+        """The micro-batches of an update."""
+        inputs = [batch['inputs'] for batch in self.window(data)]
+        sizes = [len(images['source']) for images in inputs]
+        images = zip(inputs, shares(sizes), strict=True)
+        return [(each['source'], each['target'], share) for each, share in images]
 
     @torch.no_grad()
     def translate(self, images: Tensor) -> Tensor:
@@ -59,31 +76,42 @@ class Pix2Pix(Translation):
         self.loss = choose('loss', loss, LOSSES)
         self.l1_weight = l1_weight
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
-        """A step of the discriminator, then one of the generator, on the same translations."""
-        inputs = self.data_preprocessor(data, True)['inputs']
-        source, target = inputs['source'], inputs['target']
-        wrapper = optim_wrapper['generator']
-        with wrapper.optim_context(self.generator):
-            fake = self.generator(source)
-            log = self._train_discriminator(source, target, fake.detach(), optim_wrapper)
-            with frozen(self.discriminator):
-                fake_logits = self._discriminate(source, fake)
-                real_logits = self._discriminate(source, target) if self.loss.paired else None
-            losses = dict(
-                loss_g=self.loss.generator(fake_logits, real_logits),
-                loss_l1=self.l1_weight * l1_loss(fake, target),
-            )
-        return log | update(losses, wrapper)
+    def train_step(self, data: dict | list[dict], optim_wrapper: OptimWrapperDict) -> Losses:
+        """A step of the discriminator, then one of the generator, on the same translations.
+
+        Of several micro-batches, the generator translates each a second time for its own step, as
+        the graphs of all would need the memory of the whole batch.
+        """
+        pairs = self.pairs(data)
+        wrapper, at_once = optim_wrapper['generator'], len(pairs) == 1
+        with wrapper.optim_context(self.generator), torch.set_grad_enabled(at_once):
+            fakes = [self.generator(source) for source, _, _ in pairs]
+        log = self._train_discriminator(pairs, fakes, optim_wrapper['discriminator'])
+        logs = []
+        for (source, target, share), fake in zip(pairs, fakes, strict=True):
+            with wrapper.optim_context(self.generator), frozen(self.discriminator):
+                losses = self._losses(source, target, fake if at_once else self.generator(source))
+            logs.append(update(losses, wrapper, share))
+        return log | mean(logs)
+
+    def _losses(self, source: Tensor, target: Tensor, fake: Tensor) -> Losses:
+        fake_logits = self._discriminate(source, fake)
+        real_logits = self._discriminate(source, target) if self.loss.paired else None
+        return dict(
+            loss_g=self.loss.generator(fake_logits, real_logits),
+            loss_l1=self.l1_weight * l1_loss(fake, target),
+        )
 
     def _train_discriminator(
-        self, source: Tensor, target: Tensor, fake: Tensor, optim_wrapper: OptimWrapperDict
+        self, pairs: list[Pair], fakes: list[Tensor], wrapper: OptimWrapper
     ) -> Losses:
-        wrapper = optim_wrapper['discriminator']
-        with wrapper.optim_context(self.discriminator):
-            logits = [self._discriminate(source, images) for images in (target, fake)]
-            losses = dict(loss_d=self.loss.discriminator(*logits))
-        return update(losses, wrapper)
+        logs = []
+        for (source, target, share), fake in zip(pairs, fakes, strict=True):
+            with wrapper.optim_context(self.discriminator):
+                logits = [self._discriminate(source, x) for x in (target, fake.detach())]
+                losses = dict(loss_d=self.loss.discriminator(*logits))
+            logs.append(update(losses, wrapper, share))
+        return mean(logs)
 
     def _discriminate(self, source: Tensor, images: Tensor) -> Tensor:
         return self.discriminator(torch.cat([source, images], dim=1))
@@ -173,20 +201,29 @@ class CycleGAN(Translation):
             discriminator=nn.ModuleList([self.discriminator, self.inverse_discriminator]),
         )
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> Losses:
+    def train_step(self, data: dict | list[dict], optim_wrapper: OptimWrapperDict) -> Losses:
         """A step of both generators, then one of both discriminators."""
-        inputs = self.data_preprocessor(data, True)['inputs']
-        source, target = inputs['source'], inputs['target']
-        wrapper = optim_wrapper['generator']
-        with (
-            wrapper.optim_context(self.generator),
-            frozen(self.discriminator, self.inverse_discriminator),
-        ):
-            fake, inverse_fake = self.generator(source), self.inverse(target)
-            losses = self._generator_losses(source, target, fake, inverse_fake)
-        log = update(losses, wrapper)
-        fakes = self.pool(fake.detach()), self.inverse_pool(inverse_fake.detach())
-        return log | self._train_discriminators((target, source), fakes, optim_wrapper)
+        pairs, wrapper = self.pairs(data), optim_wrapper['generator']
+        logs, fakes = [], []
+        for source, target, share in pairs:
+            with (
+                wrapper.optim_context(self.generator),
+                frozen(self.discriminator, self.inverse_discriminator),
+            ):
+                both = self.generator(source), self.inverse(target)
+                losses = self._generator_losses(source, target, *both)
+            logs.append(update(losses, wrapper, share))
+            fakes.append([fake.detach() for fake in both])
+        log = self._train_discriminators(pairs, self._exchanged(fakes), optim_wrapper)
+        return mean(logs) | log
+
+    def _exchanged(self, fakes: list[list[Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """What the pools give for the translations of all micro-batches, as if they were one."""
+        sizes = [len(fake) for fake, _ in fakes]
+        pools = self.pool, self.inverse_pool
+        domains = zip(pools, zip(*fakes, strict=True), strict=True)
+        given = [pool(torch.cat(images)).split(sizes) for pool, images in domains]
+        return list(zip(*given, strict=True))
 
     def _generator_losses(
         self, source: Tensor, target: Tensor, fake: Tensor, inverse_fake: Tensor
@@ -201,14 +238,19 @@ class CycleGAN(Translation):
         return losses
 
     def _train_discriminators(
-        self, reals: tuple[Tensor, Tensor], fakes: tuple[Tensor, Tensor], wrappers: OptimWrapperDict
+        self,
+        pairs: list[Pair],
+        fakes: list[tuple[Tensor, Tensor]],
+        optim_wrapper: OptimWrapperDict,
     ) -> Losses:
-        wrapper = wrappers['discriminator']
+        wrapper, logs = optim_wrapper['discriminator'], []
         nets = self.discriminator, self.inverse_discriminator
-        with wrapper.optim_context(self.discriminator):
-            both = [
-                self.loss.discriminator(net(real), net(fake))
-                for net, real, fake in zip(nets, reals, fakes, strict=True)
-            ]
-            losses = dict(loss_d=sum(both) / 2)  # to slow them down, as published
-        return update(losses, wrapper)
+        for (source, target, share), fake in zip(pairs, fakes, strict=True):
+            with wrapper.optim_context(self.discriminator):
+                both = [
+                    self.loss.discriminator(net(real), net(image))
+                    for net, real, image in zip(nets, (target, source), fake, strict=True)
+                ]
+                losses = dict(loss_d=sum(both) / 2)  # to slow them down, as published
+            logs.append(update(losses, wrapper, share))
+        return mean(logs)

@@ -1,0 +1,192 @@
+"""Accumulated micro-batches are one batch: gradients, averages, schedules, resumed runs."""
+
+import copy
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from small_detectors import CONFIGS, batch, build, split
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from sbzoo.detection import normalizers
+from sbzoo.engine import loss_normalizers
+from sbzoo.engine.loops import accumulated, mean
+from sbzoo.engine.loss_normalizers import NORMALIZERS
+from sbzoo.errors import UserError
+
+OBJECTS = [3, 0, 6, 1]  # of a picture each
+
+
+class Recording(OptimWrapper):
+    """Keeps the gradient that it would step with."""
+
+    def step(self) -> None:
+        (group,) = self.optimizer.param_groups
+        self.gradient = torch.cat([p.grad.flatten() for p in group['params'] if p.grad is not None])
+
+
+def gradient(model: nn.Module, window: list[dict], normalizer: str) -> tuple[Tensor, dict]:
+    """As the loop takes it, and what it logs."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    wrapper = Recording(optimizer, accumulative_counts=len(window))
+    window = copy.deepcopy(window)
+    with NORMALIZERS[normalizer](model).over(window, wrapper):
+        log = mean([model.train_step(data, wrapper) for data in window])
+    return wrapper.gradient, log
+
+
+@pytest.mark.parametrize('name', ['lean retinanet', *CONFIGS])
+def test_micro_batches_are_one_batch(name):
+    """Of MMDetection's own losses of the whole; with its normaliser for each they are not."""
+    model, whole = build(name), batch(OBJECTS, masks=name == 'mask')
+    expected, log = gradient(model, [whole], 'batch')
+    found, found_log = gradient(model, split(whole, 1), 'window')
+    each, _ = gradient(model, split(whole, 1), 'batch')
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert (each - expected).norm() > 1e-3 * expected.norm()
+    losses = [key for key in log if 'loss' in key]
+    assert [found_log[key].item() for key in losses] == pytest.approx(
+        [log[key].item() for key in losses], rel=1e-4
+    )
+
+
+def test_the_last_window_is_smaller():
+    """Of micro-batches of 2, 2 and 1 pictures."""
+    model, whole = build('lean retinanet'), batch([*OBJECTS, 2])
+    expected, _ = gradient(model, [whole], 'batch')
+    found, _ = gradient(model, split(whole, 2), 'window')
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_counting_leaves_no_trace():
+    """Running statistics and random numbers are those of a run that does not count."""
+    norm = {'backbone.norm_cfg.spec': 'bn'}
+    drawn = {'train_cfg.rpn.sampler.num': 8, 'train_cfg.rcnn.sampler.num': 8}
+    states = []
+    for normalizer in ('batch', 'window'):
+        model = build('faster', **norm, **drawn)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        torch.manual_seed(1)
+        gradient(model, split(batch(OBJECTS), 2), normalizer)
+        states.append((model.state_dict(), torch.rand(3)))
+        assert not torch.equal(
+            before['backbone.bn1.running_mean'], states[-1][0]['backbone.bn1.running_mean']
+        )
+        assert not model._forward_hooks
+        assert not model._forward_pre_hooks
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_sampled_rois_are_counted_as_they_are_drawn():
+    """The counting pass draws what the training draws: both count the same."""
+    model = build('mask', **{'train_cfg.rcnn.sampler.num': 4})
+    counted = []
+    replaced = loss_normalizers.replaced
+
+    def spied(model, replace, *options):
+        def spy(name, value):
+            counted.append((name, value))
+            return replace(name, value)
+
+        return replaced(model, spy, *options)
+
+    with patch.object(loss_normalizers, 'replaced', spied):
+        gradient(model, split(batch(OBJECTS, masks=True), 1), 'window')
+    half = len(counted) // 2
+    assert counted[:half] == counted[half:]
+    assert {name for name, _ in counted} == {
+        'rpn_head',
+        'roi_head.bbox_head',
+        'roi_head.mask_head',
+    }
+
+
+def test_what_is_not_known_to_be_exact_is_named_once():
+    model = build('retinanet')
+    model.bbox_head.loss_cls = nn.Module()
+    assert normalizers.unsupported(model) == ['Module']
+    assert normalizers.unsupported(build('fcos')) == []
+    normalizer = NORMALIZERS['window'](Line())
+    with patch.object(loss_normalizers, 'print_log') as log:
+        for _ in range(2):
+            with normalizer.over([1, 2], None):
+                pass
+    assert 'normaliser, as that of Line is not known' in log.call_args.args[0]
+    assert log.call_count == 1
+
+
+class Line(BaseModel):
+    """w * x, whose loss is its square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, mode='loss'):
+        return dict(loss=(self.w * x).square().mean())
+
+
+def train(work_dir, steps: dict, size: int, together: int, resume: bool = False) -> Runner:
+    """With a moving average, and a schedule that counts iterations."""
+    numbers = torch.linspace(0.1, 1, 10)
+    infinite = 'Infinite' if 'max_iters' in steps else 'Default'
+    kind = 'Iter' if 'max_iters' in steps else 'Epoch'
+    runner = Runner(
+        Line(),
+        str(work_dir),
+        train_dataloader=dict(
+            dataset=TensorDataset(numbers),
+            batch_size=size,
+            sampler=dict(type=f'{infinite}Sampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(type=f'Accumulating{kind}Loop', **steps),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=together),
+        param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch='max_epochs' in steps)
+        ),
+        custom_hooks=[dict(type='EMAHook', momentum=0.1), dict(type='ExactResumeHook')],
+        randomness=dict(seed=0),
+        experiment_name=f'{work_dir}{steps}{resume}'.replace('/', '_'),
+        log_level='ERROR',
+        resume=resume,
+    )
+    runner.train()
+    return runner
+
+
+def state(runner: Runner) -> dict[str, float]:
+    average = next(hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model'))
+    return dict(
+        w=runner.model.w.item(),
+        average=average.module.w.item(),
+        lr=runner.optim_wrapper.get_lr()['lr'][0],
+        iterations=runner.iter,
+    )
+
+
+@pytest.mark.parametrize('steps', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'steps'])
+def test_averages_schedules_and_iterations_count_updates(steps, tmp_path):
+    """Two batches of 2 are one of 4; in the last update of an epoch, one of 2 is one of 2."""
+    expected = state(train(tmp_path / 'whole', steps, 4, 1))
+    assert state(train(tmp_path / 'split', steps, 2, 2)) == pytest.approx(expected, rel=1e-6)
+    assert expected['iterations'] == steps.get('max_iters', 2 * 3)
+    assert not np.isclose(expected['average'], expected['w'], rtol=1e-3)
+
+
+@pytest.mark.parametrize('steps', ['max_epochs', 'max_iters'])
+def test_a_resumed_run_ends_as_the_unbroken_one(steps, tmp_path):
+    unbroken = state(train(tmp_path / 'unbroken', {steps: 4}, 2, 2))
+    train(tmp_path / 'broken', {steps: 2}, 2, 2)
+    assert state(train(tmp_path / 'broken', {steps: 4}, 2, 2, resume=True)) == unbroken
+
+
+def test_networks_that_accumulate_over_different_numbers_are_refused():
+    with pytest.raises(UserError, match=r'one number for all networks, not \[2, 4\]'):
+        accumulated(dict(a=dict(accumulative_counts=2), b=dict(accumulative_counts=4)))
