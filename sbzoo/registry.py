@@ -24,6 +24,7 @@ MODULES = (
     'sbzoo.data.transforms',
     'sbzoo.detection.heads',
     'sbzoo.detection.losses',
+    'sbzoo.detection.padding',
     'sbzoo.detection.resnet',
     'sbzoo.detection.timm',
     'sbzoo.engine.hooks.alpha',

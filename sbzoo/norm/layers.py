@@ -12,6 +12,7 @@ from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
 from sbzoo.norm.moments import Moments, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
+from sbzoo.norm.padding import Pictures, without_padding
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
 from sbzoo.norm.spec import parse, split_spec
 
@@ -32,6 +33,8 @@ class Norm(_InstanceNorm):
         momentum: Weight of the newest batch in the running statistics.
         affine: Whether to learn a weight and a bias per channel.
         relu: Whether a ReLU follows, in the same pass over the pixels.
+        count_padding: Whether the padding of a batch counts as picture, as it does in published
+            networks; else statistics leave it out and it becomes zero. See `sbzoo.norm.padding`.
 
     Raises:
         UserError: Unknown spec, no momentum, or what the norm of the spec does not take.
@@ -65,6 +68,7 @@ class Norm(_InstanceNorm):
         momentum: float = 0.1,
         affine: bool = True,
         relu: bool = False,
+        count_padding: bool = False,
     ) -> None:
         pool, (plain, _) = parse(spec, num_features), split_spec(spec)
         if momentum is None:
@@ -78,6 +82,8 @@ class Norm(_InstanceNorm):
             raise UserError(f'{plain}, relu=True: it is an activation already; relu=False')
         super().__init__(num_features, eps, momentum, affine, pool.keeps_running)
         self.spec, self.pool, self.relu = plain, pool, relu
+        self.count_padding = count_padding
+        self.pictures: Pictures | None = None
         pool.prepare(self)
 
     @property
@@ -105,16 +111,22 @@ class Norm(_InstanceNorm):
         self._check(x)
         if not x.shape[0] and not (self.training and self.pool.spans_ranks):
             return self._nothing(x)
-        fixed = self.pool.fixed(self)
+        pictures, fixed = self.pictures_in(x), self.pool.fixed(self)
+        affine = self.weight, self.bias, self.relu, pictures
         if fixed is not None:
-            return normalize_fixed(x, fixed, self.eps, self.weight, self.bias, self.relu)
-        if isinstance(self.pool, Group) and not self._is_narrow(x):
+            return normalize_fixed(x, fixed, self.eps, *affine)
+        if isinstance(self.pool, Group) and not pictures and not self._is_narrow(x):
             return self._group_norm(x)
         if isinstance(self.pool, FilterResponse):
-            return self._filter_response_norm(x)
+            return self._filter_response_norm(x, pictures)
         if isinstance(self.pool, EvoNormS0):
-            return self._evonorm(x)
-        return normalize(x, self.statistics, self.eps, self.weight, self.bias, self.relu)
+            return self._evonorm(x, pictures)
+        return normalize(x, self.statistics, self.eps, *affine)
+
+    def pictures_in(self, x: Tensor) -> Pictures | None:
+        """What in x [N, C, H, W] is picture; None if all is, or counts as it."""
+        padded = self.pictures is not None and not self.count_padding
+        return self.pictures if padded and self.pictures.are_in(x) else None
 
     def statistics(self, moments: Moments) -> Moments:
         """What the pool makes of the moments [N, C] of images."""
@@ -152,26 +164,30 @@ class Norm(_InstanceNorm):
         y = F.group_norm(*arguments)
         return y.relu_() if self.relu else y
 
-    def _filter_response_norm(self, x: Tensor) -> Tensor:
+    def _filter_response_norm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """max(y, threshold) = relu(y - threshold) + threshold, and the bias has room for one."""
         bias = self.bias - self.threshold
-        y = normalize(x, self.statistics, self.eps, self.weight, bias, relu=True)
-        return y + self.threshold[:, None, None].to(x.dtype)
+        y = normalize(x, self.statistics, self.eps, self.weight, bias, True, pictures)
+        return without_padding(y + self.threshold[:, None, None].to(x.dtype), pictures)
 
-    def _evonorm(self, x: Tensor) -> Tensor:
+    def _evonorm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """X * sigmoid(gate * x) over the standard deviation."""
         gate, bias = (t[:, None, None].to(x.dtype) for t in (self.gate, self.bias))
-        y = normalize(x, self.statistics, self.eps, self.weight)
-        return y * torch.sigmoid(gate * x) + bias
+        y = normalize(x, self.statistics, self.eps, self.weight, pictures=pictures)
+        return without_padding(y * torch.sigmoid(gate * x) + bias, pictures)
 
     def track(self, pooled: Moments) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
-        if not pooled.count:
-            return
+        count, unbiased = pooled.count, 1.0
         mean, var = (
             t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
         )
-        unbiased = pooled.count / max(pooled.count - 1, 1)
+        if isinstance(count, Tensor):  # no number while torch.compile traces it
+            var = var * (count / (count - 1).clamp(min=1))
+        elif count:
+            unbiased = count / max(count - 1, 1)
+        else:
+            return
         self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
         self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
         self.num_batches_tracked.add_(1)

@@ -9,11 +9,14 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance, [N, C] or broadcastable to it, over `count` pixels each."""
+    """Mean and biased variance, [N, C] or broadcastable to it, over `count` pixels each.
+
+    Where samples are pictures of different sizes, the count is a tensor [N, 1] on the CPU.
+    """
 
     mean: Tensor
     var: Tensor
-    count: int
+    count: int | Tensor
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -23,8 +26,27 @@ def wide(tensor: Tensor) -> Tensor:
 
 def average(moments: Moments, dim: int) -> Moments:
     """Pool along `dim` (kept) by the law of total variance, in its centred form."""
-    mean, var = _Average.apply(moments.mean, moments.var, dim)
-    return Moments(mean, var, moments.count * moments.mean.shape[dim])
+    mean, var, count = moments
+    if dim == 0 and isinstance(count, Tensor):
+        return _weighted_average(mean, var, count)
+    return Moments(*_Average.apply(mean, var, dim), count * mean.shape[dim])
+
+
+def _weighted_average(means: Tensor, variances: Tensor, counts: Tensor) -> Moments:
+    """Pool samples, each by its pixels."""
+    total = counts.sum()
+    shares = (counts / total).to(means)
+    mean = (means * shares).sum(0, keepdim=True)
+    var = ((variances + (means - mean).square()) * shares).sum(0, keepdim=True)
+    return Moments(mean, var, total if torch.compiler.is_compiling() else int(total))
+
+
+def split(moments: Moments, samples: int) -> list[Moments]:
+    """Those of so many samples each, the last perhaps of fewer."""
+    parts = list(zip(*(t.split(samples) for t in moments[:2]), strict=True))
+    counts = moments.count
+    counts = counts.split(samples) if isinstance(counts, Tensor) else [counts] * len(parts)
+    return [Moments(*part, count) for part, count in zip(parts, counts, strict=True)]
 
 
 class _Average(torch.autograd.Function):

@@ -11,6 +11,9 @@ from torch import Tensor
 from sbzoo.norm.kernels import native, reference
 from sbzoo.norm.kernels.dispatch import kernels_for
 from sbzoo.norm.moments import Moments
+from sbzoo.norm.padding import Pictures, Size, crops, num_pixels, without_padding, zero
+
+Tables = tuple[Tensor, Tensor]  # [N, C] each
 
 
 def normalize(
@@ -20,6 +23,7 @@ def normalize(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     relu: bool = False,
+    pictures: Pictures | None = None,
 ) -> Tensor:
     """Normalise x [N, C, H, W] by the statistics that a pool makes of its moments.
 
@@ -34,22 +38,37 @@ def normalize(
         weight: Scale of each channel [C], or None.
         bias: Shift of each channel [C], or None.
         relu: Whether a ReLU follows, in the same pass.
+        pictures: What in x is picture; nothing else is averaged, and it becomes zero.
 
     Returns:
         A tensor like x, with the exact gradient, through the statistics too.
     """
-    compiling = torch.compiler.is_compiling()
-    if not compiling:
-        x = native.dense(x)
-        mean, var, direct = _TakeMoments.apply(x)
-    else:
-        mean, var = reference.moments(x)
-    pooled = pool(Moments(mean, var, x.shape[2] * x.shape[3]))
+    if torch.compiler.is_compiling():
+        return _compiled(x, pool, eps, weight, bias, relu, pictures)
+    x, sizes = native.dense(x), pictures and pictures.on(x)
+    mean, var, direct = _TakeMoments.apply(x, sizes)
+    pooled = pool(Moments(mean, var, num_pixels(x, sizes)))
     centre = mean.detach()  # y is the same for any, and rounds least for this
     scale, offset = _coefficients(pooled, eps, weight, bias, centre)
-    if compiling:
-        return reference.affine(x, scale, offset - centre * scale, relu)
-    return _ApplyAffine.apply(x, direct, centre, scale, offset, relu)
+    return _ApplyAffine.apply(x, direct, centre, scale, offset, relu, sizes)
+
+
+def _compiled(
+    x: Tensor,
+    pool: Callable[[Moments], Moments],
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    relu: bool,
+    pictures: Pictures | None,
+) -> Tensor:
+    """As `normalize`, in plain torch."""
+    mask = None if pictures is None else pictures.mask(x)
+    mean, var, count = reference.moments_within(x, mask)
+    centre = mean.detach()
+    scale, offset = _coefficients(pool(Moments(mean, var, count)), eps, weight, bias, centre)
+    y = reference.affine(x, scale, offset - centre * scale, relu)
+    return y if mask is None else y * mask
 
 
 def normalize_fixed(
@@ -59,6 +78,7 @@ def normalize_fixed(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     relu: bool = False,
+    pictures: Pictures | None = None,
 ) -> Tensor:
     """Normalise x by statistics [1, C] that do not depend on it.
 
@@ -66,14 +86,21 @@ def normalize_fixed(
     """
     scale, shift = _coefficients(statistics, eps, weight, bias)
     y = x.mul(scale[:, :, None, None].to(x.dtype)).add_(shift[:, :, None, None].to(x.dtype))
+    y = without_padding(y, pictures)
     return y.relu_() if relu else y
 
 
 def recomputation(y: Tensor) -> Callable[[Tensor], Tensor]:
     """What `normalize` has done to make `y`, by the statistics that it took then."""
     node = y.grad_fn
-    kernels, scale, shift, relu = node.kernels, node.scale, node.shift, node.relu
-    return lambda x: kernels.affine(native.dense(x), scale, shift, relu)
+    kernels, scale, shift, relu, sizes = (
+        node.kernels,
+        node.scale,
+        node.shift,
+        node.relu,
+        node.sizes,
+    )
+    return lambda x: zero(kernels.affine(native.dense(x), scale, shift, relu), sizes)
 
 
 def _coefficients(
@@ -97,23 +124,40 @@ class _TakeMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = kernels_for(x).moments(x)
+    def forward(ctx: Any, x: Tensor, sizes: list[Size] | None) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = _of_pictures(kernels_for(x).moments, sizes, x)
         ctx.save_for_backward(x, mean)
         ctx.set_materialize_grads(False)
+        ctx.sizes = sizes
         return mean, var, x.new_empty(()).expand_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         d_mean, d_var = (torch.zeros_like(mean) if g is None else g for g in grads[:2])
-        share = 1 / (x.shape[2] * x.shape[3])
+        share = 1 / num_pixels(x, ctx.sizes)
+        share = share.to(mean) if isinstance(share, Tensor) else share
         b = d_var * (2 * share)
         c = torch.addcmul(d_mean * share, b, mean, value=-1)
         if grads[2] is None:  # x is reached through its moments alone: a second derivative
-            return reference.affine(x, b, c)
+            return zero(reference.affine(x, b, c), ctx.sizes), None
         (kernels, scale, y, own), ctx.affine = ctx.affine, None
-        return kernels.blend(grads[2], x, scale, b, c, y, own)
+        return zero(kernels.blend(grads[2], x, scale, b, c, y, own), ctx.sizes), None
+
+
+def _of_pictures(
+    kernel: Callable[..., Tables], sizes: list[Size] | None, *arguments: Tensor | None
+) -> Tables:
+    """What a kernel takes of maps [N, C, H, W] and tables [N, C], of the pictures alone."""
+    if sizes is None:
+        return kernel(*arguments)
+    rows = []
+    for i, size in enumerate(sizes):
+        parts = [t if t is None else t[i : i + 1] for t in arguments]
+        rows.append(
+            kernel(*(crops(t, [size])[0] if t is not None and t.ndim == 4 else t for t in parts))
+        )
+    return tuple(torch.cat(tables) for tables in zip(*rows, strict=True))
 
 
 class _ApplyAffine(torch.autograd.Function):
@@ -128,11 +172,13 @@ class _ApplyAffine(torch.autograd.Function):
         scale: Tensor,
         offset: Tensor,
         relu: bool,
+        sizes: list[Size] | None,
     ) -> Tensor:
         ctx.moments, ctx.kernels, ctx.relu = direct.grad_fn, kernels_for(x), relu
+        ctx.sizes = sizes
         ctx.scale = scale.expand_as(centre).contiguous()
         ctx.shift = torch.addcmul(offset, centre, scale, value=-1)
-        y = ctx.kernels.affine(x, ctx.scale, ctx.shift, relu)
+        y = zero(ctx.kernels.affine(x, ctx.scale, ctx.shift, relu), sizes)
         ctx.save_for_backward(x, y if relu else None, centre, scale)
         return y
 
@@ -142,7 +188,7 @@ class _ApplyAffine(torch.autograd.Function):
         second = torch.is_grad_enabled()  # somebody takes a second derivative
         kernels = reference if second else ctx.kernels
         grad, y, own = kernels.masked(native.like(x, grad), y)
-        dot, total = kernels.products(grad, x, centre, y)
+        dot, total = _of_pictures(kernels.products, ctx.sizes, grad, x, centre, y)
         if ctx.moments is not None:
             ctx.moments.affine = kernels, scale if second else ctx.scale, y, own
-        return None, grad, None, dot.sum_to_size(scale.shape), total, None
+        return None, grad, None, dot.sum_to_size(scale.shape), total, None, None

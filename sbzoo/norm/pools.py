@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from sbzoo.norm.moments import Moments, average, by_groups, uncentred
+from sbzoo.norm.moments import Moments, average, by_groups, split, uncentred
 
 
 class Pool:
@@ -185,13 +185,12 @@ class Sync(Batch):
         if not self.spans_ranks:
             return average(moments, dim=0)
         samples, channels = moments.mean.shape
-        share = 1 / max(samples, 1)
-        mean = moments.mean.sum(0, keepdim=True) * share
-        var = (moments.var + (moments.mean - mean).square()).sum(0, keepdim=True) * share
-        count = mean.new_full((1, 1), moments.count * samples)
-        means, variances, counts = _gather(torch.cat([mean, var, count], dim=1)).split(
-            [channels, channels, 1], dim=1
-        )
+        if samples:
+            mean, var, count = average(moments, dim=0)
+        else:
+            mean, var, count = *(t.sum(0, keepdim=True) for t in moments[:2]), 0
+        row = torch.cat([mean, var, mean.new_full((1, 1), count)], dim=1)
+        means, variances, counts = _gather(row).split([channels, channels, 1], dim=1)
         total = counts.sum()
         shares = counts / total.clamp(min=1)
         mean = (means * shares).sum(0, keepdim=True)
@@ -224,11 +223,10 @@ class Ghost(Batch):
     samples: int
 
     def pool(self, moments: Moments) -> Moments:
-        parts = zip(moments.mean.split(self.samples), moments.var.split(self.samples), strict=True)
-        ghosts = [average(Moments(*part, moments.count), 0) for part in parts]
-        sizes = [len(part) for part in moments.mean.split(self.samples)]
+        parts = split(moments, self.samples)
+        ghosts = [average(part, dim=0) for part in parts]
         mean, var = (
-            torch.cat([g[i].expand(n, -1) for g, n in zip(ghosts, sizes, strict=True)])
+            torch.cat([g[i].expand_as(p.mean) for g, p in zip(ghosts, parts, strict=True)])
             for i in range(2)
         )
         return Moments(mean, var, ghosts[0].count)

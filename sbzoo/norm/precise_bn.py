@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.norm.layers import Norm
 from sbzoo.norm.moments import Moments, wide
+from sbzoo.norm.padding import crops
 
 Forward = Callable[[nn.Module, Any], object]  # runs a model on a batch; its result is not used
 
@@ -148,4 +149,6 @@ def reestimate(
 
 
 def _add_input(inputs: RunningMoments, norm: nn.Module, args: tuple) -> None:
-    inputs.add(args[0])
+    pictures = norm.pictures_in(args[0]) if isinstance(norm, Norm) else None
+    for part in crops(args[0], pictures.on(args[0])) if pictures else args[:1]:
+        inputs.add(part)

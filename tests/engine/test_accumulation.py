@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from small_detectors import CONFIGS, batch, build, split
@@ -35,8 +35,7 @@ def gradient(model: nn.Module, window: list[dict], normalizer: str) -> tuple[Ten
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     wrapper = Recording(optimizer, accumulative_counts=len(window))
     window = copy.deepcopy(window)
-    inner = model.module if is_model_wrapper(model) else model
-    with NORMALIZERS[normalizer](inner).over(window, wrapper):
+    with NORMALIZERS[normalizer](model).over(window, wrapper):
         log = mean([model.train_step(data, wrapper) for data in window])
     return wrapper.gradient, log
 

@@ -9,7 +9,6 @@ import time
 import types
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +16,7 @@ import numpy as np
 import pytest
 import torch
 from forks import Ended, fork, script, tool
-from mmengine.model import MMDistributedDataParallel
 from PIL import Image
-from small_detectors import batch, build, split
-from test_accumulation import OBJECTS, gradient
 from torch import distributed as dist
 from torch import nn
 
@@ -210,33 +206,6 @@ def test_running_statistics_become_their_mean_and_nothing_else_changes(tmp_path)
         found = torch.load(tmp_path / f'{rank}.pth')
         assert sorted(found[:-2]) == sorted(norms)
         assert found[-2:] == pool
-
-
-SPLITS = (2, 'window'), (1, 'window'), (1, 'batch')  # pictures of a micro-batch, of two on a rank
-ON_RANKS = 'lean retinanet', 'fcos', 'detr', 'mask'
-
-
-def _accumulate(folder: Path) -> None:
-    join('pytorch')
-    found = {}
-    for name, (size, normalizer) in product(ON_RANKS, SPLITS):
-        model = MMDistributedDataParallel(build(name), find_unused_parameters=True)
-        own = split(batch(OBJECTS, masks=name == 'mask'), 2)[dist.get_rank()]
-        found[name, size, normalizer] = gradient(model, split(own, size), normalizer)[0]
-    torch.save(found, folder / f'{dist.get_rank()}.pth')
-
-
-def test_two_ranks_are_one_of_both_batches(tmp_path):
-    """Also of two micro-batches each; with MMDetection's normalisers those are not."""
-    ranks = on_two_ranks(partial(_accumulate, tmp_path))
-    assert [rank.status for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
-    one, other = (torch.load(tmp_path / f'{rank}.pth') for rank in range(2))
-    torch.testing.assert_close(one, other, rtol=0, atol=0)
-    for name in ON_RANKS:
-        expected, _ = gradient(build(name), [batch(OBJECTS, masks=name == 'mask')], 'batch')
-        errors = [(one[name, *of] - expected).norm() / expected.norm() for of in SPLITS]
-        assert max(errors[:2]) < 1e-5, name
-        assert errors[2] > 1e-3, name
 
 
 def _end(action: Callable[[], None], timeout: int) -> None:

@@ -45,7 +45,7 @@ def set_norm(cfg: Config, spec: str) -> None:
 def _kept_of(part: dict) -> dict:
     """What stays of a part's norm: YOLOX and RTMDet have an eps and a momentum of their own."""
     old = part.get('norm_cfg') or _default_norm(part['type']) or {}
-    return {key: old[key] for key in ('eps', 'momentum') if key in old}
+    return {key: old[key] for key in ('eps', 'momentum', 'count_padding') if key in old}
 
 
 def _norm_argument(part: dict) -> str | None:

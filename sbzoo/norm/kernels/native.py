@@ -4,7 +4,7 @@ Tables are [N, C], a number for each sample and channel of images [N, C, H, W], 
 wider. A fresh large tensor costs more in page faults than the arithmetic on it, so only results
 are allocated at full size: the rest happens in chunks that stay in the cache, on torch's own
 vectorised kernels. All functions take contiguous and channels_last images, and return the
-format they got.
+format they got. The sums over pixels, `moments` and `products`, also take a crop of one image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.is_cuda:
         var, mean = torch.var_mean(wide(x), (2, 3), correction=0)
         return mean, var
-    if x.is_contiguous():
-        return _tables(x, [_row_moments(wide(part)) for (part,) in _chunks(x)])
+    if memory_format(x) is torch.contiguous_format:
+        return _tables(x, [_row_moments(wide(packed(part))) for (part,) in _chunks(x)])
     return _tables(x, [_tile_moments(sample) for sample in x.split(1)])
 
 
@@ -57,7 +57,7 @@ def products(
     grad: Tensor, x: Tensor, mean: Tensor, y: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sums of `grad * (x - mean)` and of `grad` over H and W, tables [N, C]; `y` as in `masked`."""
-    chunks = _chunks(grad, x, mean)
+    chunks = ([*map(packed, images), m] for *images, m in _chunks(grad, x, mean))
     return _tables(x, [_row_products(wide(g), wide(part), m) for g, part, m in chunks])
 
 
@@ -92,13 +92,20 @@ def like(x: Tensor, grad: Tensor) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The format of `dense` images; contiguous where they are both."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    """The format of `dense` images, or of a crop of them; contiguous where they are both."""
+    is_last = x.stride(1) == 1 and not x.is_contiguous()
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
+def packed(x: Tensor) -> Tensor:
+    """A crop in memory of its own, in the same format; what is dense itself."""
+    return x.contiguous(memory_format=memory_format(x))
 
 
 def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
     """Views [1, rows, H, W] of images like the first, and [rows] of their tables [N, C]."""
-    return _rows(*tensors) if tensors[0].is_contiguous() else _lines(*tensors)
+    in_rows = memory_format(tensors[0]) is torch.contiguous_format
+    return _rows(*tensors) if in_rows else _lines(*tensors)
 
 
 def _rows(*tensors: Tensor) -> Iterator[list[Tensor]]:
@@ -142,7 +149,7 @@ def _row_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def _tile_moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     """Of one sample in channels_last, from those of its chunks by the law of total variance."""
     chunks = [part for (part,) in _chunks(sample)]
-    parts = [_aten.batch_norm_update_stats(wide(p), None, None, 0.0) for p in chunks]
+    parts = [_aten.batch_norm_update_stats(wide(packed(p)), None, None, 0.0) for p in chunks]
     if len(parts) == 1:
         return parts[0]
     means, variances = (torch.stack(tables) for tables in zip(*parts, strict=True))

@@ -18,6 +18,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def moments_within(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, int | Tensor]:
+    """Of the pixels where a mask [N, 1, H, W] is true: `moments`, and their number [N, 1]."""
+    if mask is None:
+        return *moments(x), x.shape[2] * x.shape[3]
+    count = mask.sum((2, 3))
+    mean = (wide(x) * mask).sum((2, 3)) / count
+    gap = (wide(x) - _maps(mean)) * mask
+    return mean, gap.square().sum((2, 3)) / count, count
+
+
 def affine(x: Tensor, scale: Tensor, shift: Tensor, relu: bool = False) -> Tensor:
     """`x * scale + shift`, tables [N, C]; its positive part with `relu`."""
     y = (wide(x) * _maps(scale) + _maps(shift)).to(x.dtype)
