@@ -5,12 +5,12 @@ from pathlib import Path
 import mmdet
 import numpy as np
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
+from sbzoo.engine.model import build_model, scope_of
 from sbzoo.paths import ROOT
 
 SIDE = 96
@@ -53,8 +53,9 @@ def build(name: str, **changes) -> torch.nn.Module:
         part.norm_cfg = NORM
     cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
+    model = build_model(cfg)
+    with scope_of(cfg):
+        model.init_weights()
     return model.train()
 
 

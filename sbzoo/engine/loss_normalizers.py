@@ -9,13 +9,18 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from mmdet.models.detectors import TwoStageDetector
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.logging import print_log
+from mmengine.logging import MessageHub, print_log
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from sbzoo.detection.normalizers import Replace, replaced, unsupported
 from sbzoo.engine.runner import random_state_kept
+
+MOMENTUM, IMAGES = 0.9, 2  # of the moving average, for a step of two images on a device
+INITIAL = 100 / IMAGES  # for each image: any number that is not too small
+AVERAGES = 'loss_normalizers'  # in mmengine's message hub, which checkpoints keep
 
 
 class BatchNormalizer:
@@ -23,11 +28,34 @@ class BatchNormalizer:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.obstacle: str | None = None  # known from the first update on
 
     @contextmanager
     def over(self, window: list[Any], wrapper: OptimWrapper) -> Iterator[None]:
         """While an update is computed, by one `train_step` for each micro-batch."""
         yield
+
+    def _supported(self) -> bool:
+        """Whether the losses of the model can be divided otherwise; if not, that is logged once."""
+        if self.obstacle is None:
+            self.obstacle = self._obstacle()
+            if self.obstacle:
+                print_log(
+                    f'losses are divided by what is in each micro-batch: {self.obstacle}',
+                    logger='current',
+                )
+        return not self.obstacle
+
+    def _obstacle(self) -> str:
+        unknown = unsupported(self.model)
+        return f'the normaliser of {", ".join(unknown)} is not known' if unknown else ''
+
+    def _summed(self, values: list[float]) -> list[float]:
+        """Sums over ranks."""
+        device = next(self.model.parameters()).device
+        found = torch.tensor(values, dtype=torch.float64, device=device)
+        all_reduce(found)
+        return found.tolist()
 
 
 class WindowNormalizer(BatchNormalizer):
@@ -39,10 +67,6 @@ class WindowNormalizer(BatchNormalizer):
     trained as MMDetection does, which is logged once.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.unknown: list[str] | None = None
-
     @contextmanager
     def over(self, window: list[Any], wrapper: OptimWrapper) -> Iterator[None]:
         """See `BatchNormalizer`."""
@@ -53,17 +77,6 @@ class WindowNormalizer(BatchNormalizer):
         total = self._counted(window, wrapper) if len(window) > 1 else self._over_ranks
         with replaced(self.model, total, parts):  # as accumulation and ranks average over them
             yield
-
-    def _supported(self) -> bool:
-        if self.unknown is None:
-            self.unknown = unsupported(self.model)
-            if self.unknown:
-                print_log(
-                    f'each micro-batch has its own loss normaliser, as that of '
-                    f'{", ".join(self.unknown)} is not known to be exact over several',
-                    logger='current',
-                )
-        return not self.unknown
 
     def _counted(self, window: list[Any], wrapper: OptimWrapper) -> Replace:
         """Sums over micro-batches and ranks, from a forward pass that leaves no trace."""
@@ -83,11 +96,47 @@ class WindowNormalizer(BatchNormalizer):
     def _over_ranks(self, _name: str, value: float) -> float:
         return self._summed([value])[0]
 
-    def _summed(self, values: list[float]) -> list[float]:
-        device = next(self.model.parameters()).device
-        found = torch.tensor(values, dtype=torch.float64, device=device)
-        all_reduce(found)
-        return found.tolist()
+
+class MovingAverageNormalizer(BatchNormalizer):
+    """A moving average over images, which varies less than what is in a small batch.
+
+    It is that of detectron2 (Wu et al. 2019, `DenseDetector._ema_update`), whose momentum and
+    initial value are for a step, taken for the two images that a step has on a device there. So it
+    depends on neither batch size, accumulation nor ranks, over which it is one average. It is kept
+    in checkpoints. Two-stage detectors sample as many RoIs of each image, and have no use for it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.images = 0  # of the micro-batch at hand
+
+    @contextmanager
+    def over(self, window: list[Any], wrapper: OptimWrapper) -> Iterator[None]:
+        """See `BatchNormalizer`."""
+        if not self._supported():
+            yield
+            return
+        counted = self.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        with counted, replaced(self.model, self._averaged):
+            yield
+
+    def _obstacle(self) -> str:
+        if isinstance(self.model, TwoStageDetector):
+            return f'{type(self.model).__name__} samples as many RoIs of each image'
+        return super()._obstacle()
+
+    def _count(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.images = len(kwargs['inputs'] if 'inputs' in kwargs else args[0])
+
+    def _averaged(self, name: str, value: float) -> float:
+        hub = MessageHub.get_current_instance()
+        averages = dict(hub.get_info(AVERAGES, {}))
+        total, images = self._summed([value, self.images])
+        kept = MOMENTUM ** (images / IMAGES)
+        now = max(total, 1.0) / images
+        averages[name] = kept * averages.get(name, INITIAL) + (1 - kept) * now
+        hub.update_info(AVERAGES, averages)
+        return averages[name] * self.images
 
 
 @contextmanager
@@ -102,4 +151,8 @@ def traceless(model: nn.Module) -> Iterator[None]:
             buffer.copy_(old)
 
 
-NORMALIZERS = dict(window=WindowNormalizer, batch=BatchNormalizer)
+NORMALIZERS = {
+    'window': WindowNormalizer,
+    'moving-average': MovingAverageNormalizer,
+    'batch': BatchNormalizer,
+}

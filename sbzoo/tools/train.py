@@ -17,7 +17,7 @@ examples:
       --norm gn --batch 2 --data /my/coco --scratch
 """
 
-LOSS_NORMALIZERS = 'window', 'batch'  # of `sbzoo.engine.loss_normalizers`, without its imports
+LOSS_NORMALIZERS = 'window', 'moving-average', 'batch'  # of `sbzoo.engine.loss_normalizers`
 INTERRUPTED = 'stopped; the same command with --resume goes on from the last checkpoint'
 
 
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--loss-normalizer',
         choices=LOSS_NORMALIZERS,
         help="what divides a detector's losses: window (the default) is that of all micro-batches "
-        "and ranks of a step, batch is each micro-batch's own, as in MMDetection",
+        'and ranks of a step, moving-average that of earlier images, as in detectron2, batch each '
+        "micro-batch's own, as in MMDetection",
     )
     add(
         '--lr',

@@ -6,7 +6,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from mmengine.model import BaseModel
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from small_detectors import CONFIGS, batch, build, split
@@ -16,7 +17,7 @@ from torch.utils.data import TensorDataset
 from sbzoo.detection import normalizers
 from sbzoo.engine import loss_normalizers
 from sbzoo.engine.loops import accumulated, mean
-from sbzoo.engine.loss_normalizers import NORMALIZERS
+from sbzoo.engine.loss_normalizers import AVERAGES, NORMALIZERS
 from sbzoo.errors import UserError
 
 OBJECTS = [3, 0, 6, 1]  # of a picture each
@@ -35,7 +36,8 @@ def gradient(model: nn.Module, window: list[dict], normalizer: str) -> tuple[Ten
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     wrapper = Recording(optimizer, accumulative_counts=len(window))
     window = copy.deepcopy(window)
-    with NORMALIZERS[normalizer](model).over(window, wrapper):
+    inner = model.module if is_model_wrapper(model) else model
+    with NORMALIZERS[normalizer](inner).over(window, wrapper):
         log = mean([model.train_step(data, wrapper) for data in window])
     return wrapper.gradient, log
 
@@ -116,8 +118,44 @@ def test_what_is_not_known_to_be_exact_is_named_once():
         for _ in range(2):
             with normalizer.over([1, 2], None):
                 pass
-    assert 'normaliser, as that of Line is not known' in log.call_args.args[0]
+    assert 'the normaliser of Line is not known' in log.call_args.args[0]
     assert log.call_count == 1
+
+
+def test_a_moving_average_is_its_formula():
+    """Of the positives of each image, whatever is in a batch; at first detectron2's 100 of two."""
+    hub = MessageHub.get_current_instance()
+    hub.update_info(AVERAGES, {})
+    model, average = build('lean retinanet'), 50.0
+    for objects in ([3], [0, 6], [1]):
+        whole = batch(objects)
+        own, positives = gradient_and_positives(model, whole)
+        found, _ = gradient(model, [whole], 'moving-average')
+        average += (1 - 0.9 ** (len(objects) / 2)) * (positives / len(objects) - average)
+        expected = own * positives / (average * len(objects))
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+        assert hub.get_info(AVERAGES) == dict(bbox_head=pytest.approx(average))
+
+
+def gradient_and_positives(model: nn.Module, whole: dict) -> tuple[Tensor, float]:
+    counted = []
+
+    def count(name: str, value: float) -> float:
+        counted.append(value)
+        return value
+
+    with normalizers.replaced(model, count):
+        own, _ = gradient(model, [whole], 'batch')
+    return own, *counted
+
+
+def test_two_stage_detectors_have_no_use_for_a_moving_average():
+    model, whole = build('faster'), batch(OBJECTS)
+    own, _ = gradient(model, [whole], 'batch')
+    with patch.object(loss_normalizers, 'print_log') as log:
+        found, _ = gradient(model, [whole], 'moving-average')
+    assert torch.equal(found, own)
+    assert 'FasterRCNN samples as many RoIs' in log.call_args.args[0]
 
 
 class Line(BaseModel):

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from torch import nn
 
 from sbzoo.data.coco import read_folder
+from sbzoo.engine.loss_normalizers import NORMALIZERS
 from sbzoo.engine.options.config import (
     build_config,
     load_config,
@@ -19,9 +20,15 @@ from sbzoo.engine.options.config import (
 from sbzoo.engine.options.data import set_coco
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.scaling import set_lr
-from sbzoo.engine.options.schedule import set_accumulate, set_batch, set_epochs
+from sbzoo.engine.options.schedule import (
+    set_accumulate,
+    set_batch,
+    set_epochs,
+    set_loss_normalizer,
+)
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
+from sbzoo.tools.train import LOSS_NORMALIZERS
 
 CONFIGS = sorted(Path('configs').glob('retinanet_*.py'))
 
@@ -150,6 +157,33 @@ def test_noise_scale_is_a_hook_of_the_config():
         set_noise_scale(cfg, interval)
     assert cfg.custom_hooks[-1] == dict(type='GradientNoiseScaleHook', interval=50)
     assert sum(h.type == 'GradientNoiseScaleHook' for h in cfg.custom_hooks) == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'wanted'),
+    [
+        (dict(type='EpochBasedTrainLoop', max_epochs=1), 'AccumulatingEpochLoop'),
+        (dict(by_epoch=True, max_epochs=1), 'AccumulatingEpochLoop'),
+        (dict(by_epoch=False, max_iters=1), 'AccumulatingIterLoop'),
+        (dict(type='TheirLoop'), 'TheirLoop'),
+    ],
+)
+def test_an_iteration_is_an_update_in_any_config(given, wanted):
+    cfg = Config(dict(train_cfg=given, optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0))))
+    use_sbzoo(cfg)
+    assert (cfg.train_cfg.type, 'by_epoch' in cfg.train_cfg) == (wanted, False)
+    if wanted == 'TheirLoop':
+        with pytest.raises(UserError, match=r'train_cfg\.type=TheirLoop has none; valid are Acc'):
+            set_loss_normalizer(cfg, 'window')
+    else:
+        set_loss_normalizer(cfg, 'moving-average')
+        assert cfg.train_cfg.loss_normalizer == 'moving-average'
+
+
+def test_loss_normalizers_are_those_that_there_are_and_of_detectors():
+    assert set(LOSS_NORMALIZERS) == set(NORMALIZERS)
+    with pytest.raises(UserError, match='the losses of a GAN are means over its images'):
+        set_loss_normalizer(load_config('configs/dcgan_gn_b2.py'), 'window')
 
 
 def test_epochs_stretch_the_schedule():

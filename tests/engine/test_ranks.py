@@ -9,6 +9,7 @@ import time
 import types
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,11 @@ import numpy as np
 import pytest
 import torch
 from forks import Ended, fork, script, tool
+from mmengine.logging import MessageHub
+from mmengine.model import MMDistributedDataParallel
 from PIL import Image
+from small_detectors import batch, build, split
+from test_accumulation import OBJECTS, gradient
 from torch import distributed as dist
 from torch import nn
 
@@ -24,6 +29,7 @@ from sbzoo import UserError
 from sbzoo.checkpoint.io import check_fit, load
 from sbzoo.engine.hooks.ranks import average_over_ranks
 from sbzoo.engine.hooks.resume import ExactResumeHook
+from sbzoo.engine.loss_normalizers import AVERAGES
 from sbzoo.engine.model import load_model
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.ranks import LAUNCHERS, join, one_voice
@@ -206,6 +212,50 @@ def test_running_statistics_become_their_mean_and_nothing_else_changes(tmp_path)
         found = torch.load(tmp_path / f'{rank}.pth')
         assert sorted(found[:-2]) == sorted(norms)
         assert found[-2:] == pool
+
+
+SPLITS = (2, 'window'), (1, 'window'), (1, 'batch')  # pictures of a micro-batch, of two on a rank
+AVERAGED = 2, 'moving-average'
+ON_RANKS = 'lean retinanet', 'fcos', 'detr', 'mask'
+
+
+def _accumulate(folder: Path) -> None:
+    join('pytorch')
+    found = {}
+    for name, (size, normalizer) in product(ON_RANKS, (*SPLITS, AVERAGED)):
+        model = MMDistributedDataParallel(build(name), find_unused_parameters=True)
+        MessageHub.get_current_instance().update_info(AVERAGES, {})
+        own = split(batch(OBJECTS, masks=name == 'mask'), 2)[dist.get_rank()]
+        found[name, size, normalizer] = gradient(model, split(own, size), normalizer)[0]
+    torch.save(found, folder / f'{dist.get_rank()}.pth')
+
+
+@pytest.fixture(scope='module')
+def accumulated(tmp_path_factory) -> dict[tuple, torch.Tensor]:
+    """The gradients of both ranks, which are equal."""
+    folder = tmp_path_factory.mktemp('accumulated')
+    ranks = on_two_ranks(partial(_accumulate, folder))
+    assert [rank.status for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
+    one, other = (torch.load(folder / f'{rank}.pth') for rank in range(2))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    return one
+
+
+def test_two_ranks_are_one_of_both_batches(accumulated):
+    """Also of two micro-batches each; with MMDetection's normalisers those are not."""
+    for name in ON_RANKS:
+        expected, _ = gradient(build(name), [batch(OBJECTS, masks=name == 'mask')], 'batch')
+        errors = [(accumulated[name, *of] - expected).norm() / expected.norm() for of in SPLITS]
+        assert max(errors[:2]) < 1e-5, name
+        assert errors[2] > 1e-3, name
+
+
+def test_a_moving_average_is_one_over_ranks(accumulated):
+    MessageHub.get_current_instance().update_info(AVERAGES, {})
+    for name in ON_RANKS[:2]:
+        expected, _ = gradient(build(name), [batch(OBJECTS)], AVERAGED[1])
+        assert (accumulated[name, *AVERAGED] - expected).norm() < 1e-5 * expected.norm(), name
+        MessageHub.get_current_instance().update_info(AVERAGES, {})
 
 
 def _end(action: Callable[[], None], timeout: int) -> None:

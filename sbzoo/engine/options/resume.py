@@ -27,7 +27,7 @@ FIXED = re.compile(
     r'|optim_wrapper\.((\w+\.)?optimizer\.(type|amsgrad|centered)|constructor)$'
 )
 # What mmengine takes from the checkpoint, and what follows from it.
-SCHEDULED = re.compile(r'optim_wrapper\.|param_scheduler|auto_scale_lr\.|train_cfg\.max_')
+SCHEDULED = re.compile(r'optim_wrapper\.|param_scheduler|auto_scale_lr\.|train_cfg\.(max_|loss_n)')
 EQUAL_GRADIENTS = {'FocalLoss', 'LeanFocalLoss'}  # of `--lean`
 ON_METRICS = 'ReduceOnPlateau'  # schedules that no config determines
 SHOWN = 60  # characters of a value
