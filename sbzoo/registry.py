@@ -21,6 +21,7 @@ MODULES = (
     'sbzoo.checkpoint.mmengine_loaders',
     'sbzoo.data.datasets',
     'sbzoo.data.file_errors',
+    'sbzoo.data.synthetic',
     'sbzoo.data.transforms',
     'sbzoo.detection.heads',
     'sbzoo.detection.losses',

@@ -74,6 +74,6 @@ def whole(weights: Weights, model: nn.Module, source: str | Path) -> Weights:
 
 
 def kind_of(cfg: Config) -> type:
-    """The class of a config's model."""
+    """The class of a config's model, whatever `--norm` has made of it."""
     with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
-        return registry.get(cfg.model.type)
+        return registry.get(cfg.model.get('architecture') or cfg.model.type)
