@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mmdet.models.detectors import (
     TwoStageDetector,
 )
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.task_modules import PseudoSampler
 from torch import Tensor, nn
 
 Replace = Callable[[str, float], float]  # a normaliser's name and value -> what to divide by
@@ -167,6 +169,57 @@ def _set(target: Any, name: str, value: Any) -> Iterator[None]:
         setattr(target, name, old)
 
 
+def ignores_predictions(model: nn.Module) -> bool:
+    """Whether objects and anchors alone decide the normalisers of a detector without `roi_head`."""
+    heads = [m for m in model.modules() if type(m).__name__ in HEADS]
+    return [type(head).__name__ in OF_OBJECTS and not _samples(head) for head in heads] == [True]
+
+
+def _samples(head: nn.Module) -> bool:
+    return type(getattr(head, 'sampler', None)) not in (NoneType, PseudoSampler)
+
+
+@contextmanager
+def without_network(model: nn.Module, outputs: Any) -> Iterator[None]:
+    """Let a detector that `ignores_predictions` assign targets and nothing else.
+
+    Args:
+        model: Its losses are 0.
+        outputs: What its head has made of a batch of the same size.
+    """
+    head = model.bbox_head
+    nothing = {
+        model: dict(extract_feat=None, forward_transformer=dict(hidden_states=None)),
+        head: dict(forward=outputs),
+        **{loss: dict(forward=torch.zeros(())) for loss in _losses(head)},
+    }
+    with ExitStack() as stack:
+        for module, methods in nothing.items():
+            for name, value in methods.items():
+                stack.enter_context(_returning(module, name, value))
+        yield
+
+
+@contextmanager
+def _returning(module: nn.Module, method: str, value: Any) -> Iterator[None]:
+    vars(module)[method] = lambda *_, **__: value
+    try:
+        yield
+    finally:
+        del vars(module)[method]
+
+
+def zeros_like(outputs: Any) -> Any:
+    """Zeros in the place of tensors, in nested lists and tuples, that take no memory."""
+    if isinstance(outputs, Tensor):
+        return outputs.new_zeros(()).expand(outputs.shape)
+    return type(outputs)(map(zeros_like, outputs))
+
+
+OF_OBJECTS = {
+    *('RetinaHead', 'RetinaSepBNHead', 'LeanRetinaHead', 'LeanRetinaSepBNHead'),
+    *('FCOSHead', 'ATSSHead', 'DETRHead'),
+}  # heads whose normalisers do not depend on what they predict
 HEADS = {
     **dict.fromkeys(('RetinaHead', 'RetinaSepBNHead', 'RPNHead'), _by_avg_factor),
     **dict.fromkeys(('LeanRetinaHead', 'LeanRetinaSepBNHead'), _by_avg_factor),

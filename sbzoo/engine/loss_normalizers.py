@@ -15,7 +15,14 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from sbzoo.detection.normalizers import Replace, replaced, unsupported
+from sbzoo.detection.normalizers import (
+    Replace,
+    ignores_predictions,
+    replaced,
+    unsupported,
+    without_network,
+    zeros_like,
+)
 from sbzoo.engine.runner import random_state_kept
 
 MOMENTUM, IMAGES = 0.9, 2  # of the moving average, for a step of two images on a device
@@ -62,10 +69,15 @@ class WindowNormalizer(BatchNormalizer):
     """That of all micro-batches of an update and all ranks, as if they were one batch.
 
     The gradient is then that of the whole batch. It costs a forward pass without gradient, of the
-    same random numbers, in which the normalisers of the micro-batches are counted; a single
+    same random numbers, in which the normalisers of the micro-batches are counted; where these do
+    not depend on predictions, its targets alone, but for the first batch of a size. A single
     micro-batch on each rank needs none. A model with a part whose normalisers are not known is
     trained as MMDetection does, which is logged once.
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.outputs: dict[torch.Size, Any] = {}  # of the head, by the size of a batch; zeros
 
     @contextmanager
     def over(self, window: list[Any], wrapper: OptimWrapper) -> Iterator[None]:
@@ -88,10 +100,25 @@ class WindowNormalizer(BatchNormalizer):
 
         with traceless(self.model), replaced(self.model, count), wrapper.optim_context(self.model):
             for batch in window:
-                data = self.model.data_preprocessor(deepcopy(batch), True)
-                self.model._run_forward(data, mode='loss')
+                self._assign(self.model.data_preprocessor(deepcopy(batch), True))
         totals = dict(zip(counts, self._summed(list(counts.values())), strict=True))
         return lambda name, _: totals[name]
+
+    def _assign(self, data: dict) -> None:
+        """Assign targets to the predictions of a batch, by which heads normalise."""
+        size = data['inputs'].shape
+        if size in self.outputs:
+            with without_network(self.model, self.outputs[size]):
+                self.model._run_forward(data, mode='loss')
+        elif ignores_predictions(self.model):
+
+            def remember(_head: nn.Module, _args: tuple, outputs: Any) -> None:
+                self.outputs[size] = zeros_like(outputs)
+
+            with self.model.bbox_head.register_forward_hook(remember):
+                self.model._run_forward(data, mode='loss')
+        else:
+            self.model._run_forward(data, mode='loss')
 
     def _over_ranks(self, _name: str, value: float) -> float:
         return self._summed([value])[0]

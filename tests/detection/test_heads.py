@@ -99,6 +99,7 @@ def test_the_benchmark_compares_equal_models(tmp_path):
     """The peer knows nothing of sbzoo, and takes the weights and gives the losses of ours."""
     peer = Config.fromfile(write_peer(tmp_path), import_custom_modules=False)
     assert 'sbzoo' not in peer.dump().replace(peer.data_root, '')
+    assert peer.train_cfg.type == 'EpochBasedTrainLoop'
     ours, theirs = MODELS.build(Config.fromfile(CONFIG).model), MODELS.build(peer.model)
     state = ours.state_dict()
     theirs.load_state_dict({name.replace('.bn', '.gn'): value for name, value in state.items()})

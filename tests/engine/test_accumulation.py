@@ -57,6 +57,25 @@ def test_micro_batches_are_one_batch(name):
     )
 
 
+@pytest.mark.parametrize('name', ['lean retinanet', 'retinanet', 'fcos', 'atss', 'detr'])
+def test_what_objects_decide_is_counted_without_the_network(name):
+    """After the first batch of a size, of other objects than that."""
+    model, whole = build(name), batch(OBJECTS, seed=1)
+    normalizer = NORMALIZERS['window'](model)
+    with patch.dict(NORMALIZERS, known=lambda _: normalizer):
+        gradient(model, split(batch([1] * 4), 1), 'known')
+        with patch.object(model.backbone, 'forward', wraps=model.backbone.forward) as forward:
+            found, _ = gradient(model, split(whole, 1), 'known')
+    assert forward.call_count == len(OBJECTS)
+    expected, _ = gradient(model, [whole], 'batch')
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize('name', ['gfl', 'rtmdet', 'faster', 'mask', 'cascade'])
+def test_what_predictions_decide_is_not(name):
+    assert not normalizers.ignores_predictions(build(name))
+
+
 def test_the_last_window_is_smaller():
     """Of micro-batches of 2, 2 and 1 pictures."""
     model, whole = build('lean retinanet'), batch([*OBJECTS, 2])

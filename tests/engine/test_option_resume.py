@@ -285,6 +285,7 @@ def test_what_would_be_another_run_is_refused(change, message):
         partial(set_epochs, epochs=2),
         partial(set_batch, batch=8),
         partial(set_lr, lr='0.1'),
+        with_value('train_cfg.type', 'EpochBasedTrainLoop'),  # of an earlier version
         with_classes(*DIGITS),
         with_value('model.test_cfg.max_per_img', 10),
         with_value('optim_wrapper.optimizer.weight_decay', 0.1),

@@ -25,6 +25,7 @@ from sbzoo.tools.cli import positive_int
 CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
 WINDOW = 50  # steps that a logged time is the mean of
 HOST = dict(
+    AccumulatingEpochLoop='EpochBasedTrainLoop',
     DigitScenes='CocoDataset',
     CocoAP='CocoMetric',
     LeanFocalLoss='FocalLoss',
