@@ -15,7 +15,7 @@ from sbzoo.engine import peak_memory
 from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.scaling import base_batch_size, total_batch_size
 from sbzoo.engine.options.schedule import set_accumulate
-from sbzoo.engine.training_cost import STEPS, Cost, Costs, scene_of, shape_of
+from sbzoo.engine.training_cost import STEPS, Cost, Costs, Scene, scene_of, shape_of
 from sbzoo.errors import UserError
 
 MARGIN = 0.9  # of the free memory, as it is fragmented and others take some
@@ -81,7 +81,8 @@ def fit(cfg: Config) -> Fit:
     """
     nominal = base_batch_size(cfg) or total_batch_size(cfg)
     set_accumulate(cfg, STEPS)  # gradients are held from one batch to the next
-    costs = Costs(cfg, scene_of(cfg), peak_memory.free())
+    scene = scene_of(cfg)
+    costs = Costs(cfg, scene, peak_memory.free() - _waiting(cfg, scene, nominal))
     batch = largest_that_fits(costs, nominal)
     counts = batch, nominal // batch
     peak, most = costs[batch].peak / GB, costs.most / GB
@@ -90,6 +91,12 @@ def fit(cfg: Config) -> Fit:
         f'{counts[1]} keeps the batch size of {nominal} that the config is for'
     )
     return Fit(*counts, reason)
+
+
+def _waiting(cfg: Config, scene: Scene, pictures: int) -> int:
+    """The bytes of an update's pictures, which wait in the memory of the machine, three a pixel."""
+    height, width = shape_of(cfg, scene, pictures)
+    return 0 if peak_memory.on_gpu() else 3 * height * width * pictures
 
 
 def largest_that_fits(costs: Costs, nominal: int) -> int:
