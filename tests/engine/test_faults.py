@@ -22,6 +22,7 @@ from sbzoo.checkpoint.resolve import latest_checkpoint
 from sbzoo.engine.batch_faults import faults, files
 from sbzoo.engine.hooks.resume import StopAtInvalidLossHook
 from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.runner import Window
 from sbzoo.files import write
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +192,15 @@ def test_an_invalid_loss_names_the_picture_at_fault(tmp_path, pixel, box, says):
     assert str(error.value) == (
         f'step 1: the loss is not finite (loss nan); last good checkpoint: none yet; {says}'
     )
+
+
+def test_an_invalid_loss_names_the_picture_in_any_micro_batch(tmp_path):
+    runner = types.SimpleNamespace(iter=0, work_dir=tmp_path)
+    window = Window([batch(1.0, [0.0, 0.0, 8.0, 6.0]), batch(1.0, [4.0, 2.0, 4.0, 5.0])])
+    with pytest.raises(UserError, match=r'at fault: odd.png: box \[4, 2, 4, 5\] has no area$'):
+        StopAtInvalidLossHook().after_train_iter(
+            runner, 0, window, dict(loss=torch.tensor(math.nan))
+        )
 
 
 def test_an_invalid_loss_of_a_gan_names_its_images(tmp_path):
