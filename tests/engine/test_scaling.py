@@ -198,6 +198,15 @@ def test_without_a_batch_nothing_changes():
     assert [key for key in changed(before, after) if not key.startswith(own)] == []
 
 
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_the_batch_size_that_a_config_is_for_changes_nothing_else(name):
+    before, after = load_config(name), load_config(name)
+    set_batch(after, base_batch_size(before))
+    set_lr(after, 'auto')
+    found = changed(before, after).keys() - {'train_dataloader.batch_size'}
+    assert all(key.startswith('auto_scale_lr.') for key in found)
+
+
 @pytest.mark.parametrize('name', [RTMDET, FASTER_RCNN])
 def test_a_number_and_linear_change_the_learning_rate_alone(name):
     before, base = load_config(name), base_batch_size(load_config(name))

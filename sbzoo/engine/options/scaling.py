@@ -136,7 +136,8 @@ def _scale(cfg: Config, lr: str) -> None:
         )
         return
     source, kappa = _source(cfg), total_batch_size(cfg) / base
-    changes = [change for change in RULES[lr](cfg, kappa) if change.old != change.new]
+    scaled = RULES[lr](cfg, kappa) if kappa != 1 else ()
+    changes = [change for change in scaled if change.old != change.new]
     _record(cfg)
     print_log(
         f'lr {lr}: {source}, and this run takes {_factors(cfg)}, so kappa = {kappa:g}'
