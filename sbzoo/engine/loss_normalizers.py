@@ -98,9 +98,10 @@ class WindowNormalizer(BatchNormalizer):
             counts[name] += value
             return value
 
+        preprocess = deepcopy(self.model.data_preprocessor)  # some keep what they have drawn
         with traceless(self.model), replaced(self.model, count), wrapper.optim_context(self.model):
             for batch in window:
-                self._assign(self.model.data_preprocessor(deepcopy(batch), True))
+                self._assign(preprocess(deepcopy(batch), True))
         totals = dict(zip(counts, self._summed(list(counts.values())), strict=True))
         return lambda name, _: totals[name]
 

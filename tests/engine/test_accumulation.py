@@ -1,6 +1,7 @@
 """Accumulated micro-batches are one batch: gradients, averages, schedules, resumed runs."""
 
 import copy
+import random
 from unittest.mock import patch
 
 import numpy as np
@@ -104,8 +105,27 @@ def test_counting_leaves_no_trace():
 
 
 def test_sampled_rois_are_counted_as_they_are_drawn():
-    """The counting pass draws what the training draws: both count the same."""
     model = build('mask', **{'train_cfg.rcnn.sampler.num': 4})
+    counted = counted_twice(model, split(batch(OBJECTS, masks=True), 1))
+    assert {name for name, _ in counted} == {
+        'rpn_head',
+        'roi_head.bbox_head',
+        'roi_head.mask_head',
+    }
+
+
+def test_resized_batches_are_counted_as_they_are_resized():
+    """By a size that the data preprocessor keeps for the batches to come."""
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 192), size_divisor=32)
+    model = build('fcos', **{'data_preprocessor.batch_augments': [dict(resize, interval=1)]})
+    MessageHub.get_current_instance().update_info('iter', 0)
+    random.seed(0)
+    counted_twice(model, split(batch([4] * 3), 1))
+    assert model.data_preprocessor.batch_augments[0]._input_size not in (None, (96, 96))
+
+
+def counted_twice(model: nn.Module, window: list[dict]) -> list[tuple[str, float]]:
+    """The normalisers of the counting pass, which have to be those of the training."""
     counted = []
     replaced = loss_normalizers.replaced
 
@@ -117,14 +137,10 @@ def test_sampled_rois_are_counted_as_they_are_drawn():
         return replaced(model, spy, *options)
 
     with patch.object(loss_normalizers, 'replaced', spied):
-        gradient(model, split(batch(OBJECTS, masks=True), 1), 'window')
+        gradient(model, window, 'window')
     half = len(counted) // 2
     assert counted[:half] == counted[half:]
-    assert {name for name, _ in counted} == {
-        'rpn_head',
-        'roi_head.bbox_head',
-        'roi_head.mask_head',
-    }
+    return counted[:half]
 
 
 def test_what_is_not_known_to_be_exact_is_named_once():
