@@ -12,7 +12,7 @@ from sbzoo.errors import UserError
 from sbzoo.report.tables import Cell, ResultTable
 
 # Benchmarks whose files hold no training runs.
-MEASURED = ('norm', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack')
+MEASURED = ('norm', 'padding', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack')
 GB = 1e9
 
 
@@ -110,6 +110,22 @@ def _map(measurement: Measurement) -> str:
     return shape + ', last' * (measurement.row['memory_format'] == 'channels_last')
 
 
+def padded_norms(measured: Measured) -> list[ResultTable]:
+    """Milliseconds of norms that leave padding out, beside the same on full maps."""
+    return [_padded_norms(group) for group in by_machine(measured['padding']).values()]
+
+
+def _padded_norms(measurements: Sequence[Measurement]) -> ResultTable:
+    rows = []
+    for m in measurements:
+        full, padded = m.figures['full_ms'], m.figures['padded_ms']
+        ratio = f'{padded / full:.2f}'
+        texts = m.row['layer'], _map(m), _three_digits(full), _three_digits(padded), ratio
+        rows.append(tuple(map(Cell, texts)))
+    heads = 'ms, forward and backward', 'maps', 'full', '25% padding', 'ratio'
+    return ResultTable('padded norms', heads, rows, note(measurements))
+
+
 def memory(measured: Measured) -> list[ResultTable]:
     """Activation memory, peak and time of a training step; differences of gradients."""
     return [_memory(group) for group in by_machine(measured['memory']).values()]
@@ -177,6 +193,7 @@ def _compared(measurement: Measurement) -> tuple[str, ...]:
 COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Memory of a training step': memory,
     'Norm layers': norm_times,
+    'Norms of padded pictures': padded_norms,
     'Training and AP': training_and_ap,
     'Two ranks': scaling,
     'FID': fid,

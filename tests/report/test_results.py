@@ -115,7 +115,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 12
+    assert text.count('Not measured yet') == 13
     assert 'None' not in text
     assert '{' not in text
 
@@ -136,6 +136,13 @@ def test_measurements_are_rendered(tmp_path):
             norm_time('hybrid', 24, compiled=True),
             norm_time('hybrid', 14, processor='other'),
         ],
+        padding=[
+            records.measurement(
+                dict(layer='gn', shape=[2, 256, 100, 168], memory_format='channels_last'),
+                dict(full_ms=20, padded_ms=25),
+                {},
+            )
+        ],
         memory=[records.measurement(dict(model='sbzoo --lean'), costs, {}, ['mmdet'])],
         ap=[records.measurement(dict(what='AP, seconds'), pairs, dict(images=7))],
         fid=[records.measurement(dict(what='distance, seconds'), pairs, {}, ['pytorch-fid'])],
@@ -144,6 +151,7 @@ def test_measurements_are_rendered(tmp_path):
     for name, measured in made.items():
         records.record(tmp_path / f'{name}.jsonl', measured)
     text = tables.render(tmp_path)
+    assert '| gn | 2x256x100x168, last | 20 | 25 | 1.25 |\n' in text
     assert '| hybrid | 28 |\n' in text
     assert '| hybrid | 14 |\n' in text
     assert 'A hybrid takes 1.40 to 1.40 times as long as GroupNorm(32)' in text

@@ -11,6 +11,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'labels': '5 minutes',
     'configs': '20 minutes',
     'norm': '2 minutes; 15 with --compile',
+    'padding': 'a minute',
     'memory': '5 minutes',
     'train': '5 minutes',
     'ranks': '12 minutes',

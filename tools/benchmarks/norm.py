@@ -13,8 +13,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks import records
-from sbzoo.norm import Norm, build_norm
-from sbzoo.norm.padding import Pictures
+from sbzoo.norm import build_norm
 from sbzoo.report.measurements import Measurement, norm_times
 from sbzoo.tools.cli import positive_int
 
@@ -24,7 +23,6 @@ SPECS = (
     'bn', 'gn32', 'in', 'ln', 'rms', 'hybrid', 'hybrid(bn,gn32)', 'sn', 'ibn', 'fbn', 'syncbn',
     'ghost1', 'bgn', 'brn', 'mabn', 'frn', 'evos0',
 )  # fmt: skip
-PADDED = 'bn', 'gn32', 'in', 'ln', 'hybrid', 'sn'
 Step = Callable[[], None]
 
 
@@ -50,19 +48,10 @@ def peers(channels: int) -> dict[str, nn.Module]:
     }
 
 
-def padded(spec: str, shape: tuple[int, ...]) -> Norm:
-    """A norm of two pictures, each with a quarter of padding, one beside it and one below."""
-    norm, (height, width) = Norm(shape[1], spec), shape[2:]
-    norm.pictures = Pictures([(height, 3 * width // 4), (3 * height // 4, width)], shape[2:])
-    return norm
-
-
-def layers(shape: tuple[int, ...], specs: list[str]) -> dict[str, nn.Module]:
-    """The norms of this library; of padded pictures; with the ReLU in the same pass and beside."""
-    channels = shape[1]
+def layers(channels: int, specs: list[str]) -> dict[str, nn.Module]:
+    """The norms of this library, and two of them with the ReLU in the same pass and beside it."""
     hybrid = build_norm('hybrid', channels)
     return {spec: build_norm(spec, channels) for spec in specs} | {
-        **{f'{spec}, 25% padding': padded(spec, shape) for spec in PADDED if spec in specs},
         'gn32 with ReLU': build_norm('gn32', channels, relu=True),
         'hybrid, ReLU': nn.Sequential(hybrid, nn.ReLU(inplace=True)),
         'hybrid with ReLU': build_norm('hybrid', channels, relu=True),
@@ -84,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time shape by shape, put each on record, and print a table of all."""
-    _keep_freed_memory()
+    keep_freed_memory()
     measured = []
     for shape, name in product(SHAPES, FORMATS):
         found = _measure(shape, name, args)
@@ -94,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> list[Measurement]:
-    models = peers(shape[1]) | layers(shape, args.norms)
+    models = peers(shape[1]) | layers(shape[1], args.norms)
     x, grad = (torch.randn(shape).to(memory_format=FORMATS[name]) for _ in range(2))
     steps = {n: step(layer, x, grad) for n, layer in models.items()}
     times = {False: milliseconds(steps, args.rounds)}
@@ -115,7 +104,7 @@ def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> lis
     ]
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """As in a network, where a layer does not pay for the page faults of every tensor anew.
 
     The C library of Linux gives memory back beyond twice the largest block under 32 MB that was

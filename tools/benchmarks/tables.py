@@ -151,6 +151,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
         ranks_table=_tables(measurements.scaling(measured), 'ranks'),
+        padding_table=_tables(measurements.padded_norms(measured), 'padding'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
         stack_table=_tables(stack.tables(measured['stack']), 'stack'),
         fid_table=_tables(measurements.fid(measured), 'fid'),

@@ -6,8 +6,7 @@ batches):
 - SGD with momentum: learning rate x kappa (Goyal et al. 2017, arXiv 1706.02677).
 - Adam and RMSprop: learning rate x sqrt(kappa) (Malladi et al. 2022, arXiv 2205.10287) and
   beta2 ^ kappa, which keeps the half-life of the second moment in images (Marek et al. 2025,
-  arXiv 2507.07101). beta1 and epsilon stay, as Marek et al. keep them down to batch size 1; Malladi
-  et al. scale both.
+  arXiv 2507.07101). beta1 and epsilon stay; Malladi et al. scale both, Marek et al. keep beta1.
 - Weight decay of AdamW x sqrt(kappa): a step decays by learning rate x weight decay, which is then
   fixed in images, as SGD has it by the learning rate alone (Bergsma et al. 2025, arXiv 2505.13738).
 - Moving averages of the weights: rho ^ kappa (Busbridge et al. 2023, arXiv 2307.13813).

@@ -17,6 +17,7 @@ from torch import Tensor
 from sbzoo.norm.moments import wide
 
 _CHUNK = 2**21  # elements
+_CROP_CHUNK = 2**18  # of a crop, whose chunks are copied: larger copies are fresh memory each time
 _aten = torch.ops.aten
 
 
@@ -108,11 +109,16 @@ def _chunks(*tensors: Tensor) -> Iterator[list[Tensor]]:
     return _rows(*tensors) if in_rows else _lines(*tensors)
 
 
+def _size(x: Tensor) -> int:
+    """Elements of a chunk."""
+    return _CHUNK if x.is_contiguous(memory_format=memory_format(x)) else _CROP_CHUNK
+
+
 def _rows(*tensors: Tensor) -> Iterator[list[Tensor]]:
     """Maps of any sample and channel."""
     n, c, h, w = tensors[0].shape
     flat = [t.reshape(-1) if t.dim() == 2 else t.view(1, n * c, h, w) for t in tensors]
-    step = max(1, _CHUNK // (h * w))
+    step = max(1, _size(tensors[0]) // (h * w))
     if n * c <= step:
         yield flat
     else:
@@ -122,7 +128,7 @@ def _rows(*tensors: Tensor) -> Iterator[list[Tensor]]:
 def _lines(*tensors: Tensor) -> Iterator[list[Tensor]]:
     """All channels of some lines of one sample."""
     _, c, h, w = tensors[0].shape
-    step = max(1, _CHUNK // (c * w))
+    step = max(1, _size(tensors[0]) // (c * w))
     samples = (t.unbind() if t.dim() == 2 else t.split(1) for t in tensors)
     for sample in zip(*samples, strict=True):
         for start in range(0, h, step):
