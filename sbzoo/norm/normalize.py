@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -93,14 +93,8 @@ def normalize_fixed(
 def recomputation(y: Tensor) -> Callable[[Tensor], Tensor]:
     """What `normalize` has done to make `y`, by the statistics that it took then."""
     node = y.grad_fn
-    kernels, scale, shift, relu, sizes = (
-        node.kernels,
-        node.scale,
-        node.shift,
-        node.relu,
-        node.sizes,
-    )
-    return lambda x: zero(kernels.affine(native.dense(x), scale, shift, relu), sizes)
+    kernels, affine, sizes = node.kernels, (node.scale, node.shift, node.relu), node.sizes
+    return lambda x: zero(kernels.affine(native.dense(x), *affine), sizes)
 
 
 def _coefficients(
@@ -151,13 +145,16 @@ def _of_pictures(
     """What a kernel takes of maps [N, C, H, W] and tables [N, C], of the pictures alone."""
     if sizes is None:
         return kernel(*arguments)
-    rows = []
-    for i, size in enumerate(sizes):
-        parts = [t if t is None else t[i : i + 1] for t in arguments]
-        rows.append(
-            kernel(*(crops(t, [size])[0] if t is not None and t.ndim == 4 else t for t in parts))
-        )
-    return tuple(torch.cat(tables) for tables in zip(*rows, strict=True))
+    pictures = zip(*(_by_picture(tensor, sizes) for tensor in arguments), strict=True)
+    tables = zip(*(kernel(*picture) for picture in pictures), strict=True)
+    return tuple(map(torch.cat, tables))
+
+
+def _by_picture(tensor: Tensor | None, sizes: list[Size]) -> Sequence[Tensor | None]:
+    """Maps [N, C, H, W] or a table [N, C], one for each picture."""
+    if tensor is None:
+        return [None] * len(sizes)
+    return crops(tensor, sizes) if tensor.ndim == 4 else tensor.split(1)
 
 
 class _ApplyAffine(torch.autograd.Function):
