@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sbzoo.errors import UserError
-from sbzoo.report.tables import Cell, ResultTable
+from sbzoo.report.tables import Cell, ResultTable, mean_std
 
 # Benchmarks whose files hold no training runs.
-MEASURED = ('norm', 'padding', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack')
+MEASURED = (
+    *('norm', 'padding', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack', 'batch'),
+)
 GB = 1e9
 
 
@@ -166,6 +168,28 @@ def _scaling(measurements: Sequence[Measurement]) -> ResultTable:
     return ResultTable('scaling', heads, rows, note(measurements))
 
 
+def studies(measured: Measured) -> list[ResultTable]:
+    """A table for each study of small batches: mean and deviation over seeds."""
+    found: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
+    for measurement in measured['batch']:
+        found[measurement.row['study'], measurement.where].append(measurement)
+    return [_study(study, group) for (study, _), group in found.items()]
+
+
+def _study(study: str, measurements: Sequence[Measurement]) -> ResultTable:
+    cells: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for m in measurements:
+        cells[m.row['arm'], m.row['condition']].extend(m.figures.values())
+    arms, conditions = (dict.fromkeys(key) for key in zip(*cells, strict=True))
+    rows = [
+        (Cell(arm), *(Cell(mean_std(cells.get((arm, c), ()))) for c in conditions)) for arm in arms
+    ]
+    figure = {'bbox_mAP': 'AP'}.get(*2 * [*measurements[0].figures])
+    seeds = sorted({m.row['seed'] for m in measurements})
+    said = f'{figure}, seeds {", ".join(map(str, seeds))}. {note(measurements)}'
+    return ResultTable(study, (study, *conditions), rows, said)
+
+
 def fid(measured: Measured) -> list[ResultTable]:
     """The parts of an FID, by pytorch-fid and by this library."""
     return compared('pytorch-fid', measured['fid'])
@@ -196,5 +220,6 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Norms of padded pictures': padded_norms,
     'Training and AP': training_and_ap,
     'Two ranks': scaling,
+    'Small batches': studies,
     'FID': fid,
 }
