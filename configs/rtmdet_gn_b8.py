@@ -1,5 +1,5 @@
-# RTMDet with AdamW, group norm; 8 groups, as the layers have 8 to 256 channels. The learning rate is
-# that of the paper, 0.004 at batch size 256, by the square root rule.
+# RTMDet with AdamW, group norm; 8 groups, as the layers have 8 to 256 channels. The learning rate
+# is that of the paper, 0.004 at batch size 256, by the square root rule.
 _base_ = [
     './_base_/rtmdet.py',
     './_base_/digits.py',

@@ -100,6 +100,11 @@ def norm_time(layer: str, ms: float, compiled: bool = False, **machine: object):
     return found._replace(machine=found.machine | machine)
 
 
+def study(arm: str, seed: int, ap: float) -> records.Measurement:
+    row = dict(study='padding', arm=arm, condition='44%', seed=seed)
+    return records.measurement(row, dict(bbox_mAP=ap), dict(images=200))
+
+
 def test_measurements_replace_those_of_the_same_machine(tmp_path):
     path = tmp_path / 'norm.jsonl'
     records.record(path, [norm_time('gn32', 20), norm_time('hybrid', 30)])
@@ -115,7 +120,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 13
+    assert text.count('Not measured yet') == 14
     assert 'None' not in text
     assert '{' not in text
 
@@ -129,6 +134,7 @@ def test_measurements_are_rendered(tmp_path):
     packages = dict(mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0')
     made = dict(
         stack=[records.measurement(packages, path, {})],
+        batch=[study('gn', 0, 0.5), study('gn', 1, 0.6), study('ln', 0, 0.7)],
         ranks=[records.measurement(dict(training='gn: gradients'), scaling, {})],
         norm=[
             norm_time('GroupNorm(32)', 20),
@@ -152,6 +158,10 @@ def test_measurements_are_rendered(tmp_path):
         records.record(tmp_path / f'{name}.jsonl', measured)
     text = tables.render(tmp_path)
     assert '| gn | 2x256x100x168, last | 20 | 25 | 1.25 |\n' in text
+    assert re.search(
+        r'AP, seeds 0, 1\. .*\n\n\| padding \| 44% \|\n.*\n\| gn \| 0.550 ± 0.071 \|', text
+    )
+    assert '\n| ln | 0.700 |\n' in text
     assert '| hybrid | 28 |\n' in text
     assert '| hybrid | 14 |\n' in text
     assert 'A hybrid takes 1.40 to 1.40 times as long as GroupNorm(32)' in text

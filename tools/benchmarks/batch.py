@@ -103,4 +103,7 @@ def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     result = runs.result_of(folder.with_name(folder.name.replace(' ', '-')), tool, *options)
     row = dict(study=arm.study, arm=arm.name, condition=arm.condition, seed=seed)
     figures = {arm.figure.removeprefix('coco/'): result['metrics'][arm.figure]}
-    return records.measurement(row, figures, {}, ('mmdet',), threads=1)
+    protocol = dict(images=result['data']['images']) | (
+        {'epochs': result['epochs']} if tool == 'train' else {}
+    )
+    return records.measurement(row, figures, protocol, ('mmdet',), threads=1)
