@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ PADDED = {'0%': 32, '44%': 128, '75%': 192}  # of the canvas, to the divisor tha
 PARTS = 'backbone', 'neck', 'bbox_head'
 EXACT, OWN = 'one normalizer', 'a normalizer each'
 ALL_SEEDS, ONE_SEED = None, (0,)
+RECORDING = threading.Lock()  # runs end side by side
 
 
 class Arm(NamedTuple):
@@ -90,7 +92,6 @@ def run(args: argparse.Namespace) -> None:
     arms = [arm for study in args.studies for arm in STUDIES[study]()]
     grid = [(args, arm, seed) for arm in arms for seed in arm.seeds or args.seeds]
     measured = runs.run_all(_measure, grid, args.jobs)
-    records.record(args.out, measured)
     records.show(args.out, studies(dict(batch=measured)))
 
 
@@ -106,4 +107,7 @@ def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     protocol = dict(images=result['data']['images']) | (
         {'epochs': result['epochs']} if tool == 'train' else {}
     )
-    return records.measurement(row, figures, protocol, ('mmdet',), threads=1)
+    measured = records.measurement(row, figures, protocol, ('mmdet',), threads=1)
+    with RECORDING:
+        records.record(args.out, [measured])
+    return measured
