@@ -97,14 +97,14 @@ def _remembering(pad: Callable) -> Callable:
 def padded_size(results: dict) -> Size | None:
     """The size of the picture that was padded last, if nothing has made another of it since."""
     padded, size = results.get(PADDED, (None, None))
-    return size if padded is results['img'] else None
+    return size if padded is results.get('img') else None
 
 
 def _packing(pack: Callable) -> Callable:
     @wraps(pack)
     def packed(self: PackDetInputs, results: dict) -> dict:
         output = pack(self, results)
-        if size := padded_size(results) if PADDED in results else None:
+        if size := padded_size(results):
             whole = results['img'].shape[:2]
             fraction = tuple(n / total for n, total in zip(size, whole, strict=True))
             output['data_samples'].set_metainfo({FRACTION: fraction})

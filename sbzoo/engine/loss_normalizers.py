@@ -24,6 +24,7 @@ from sbzoo.detection.normalizers import (
     zeros_like,
 )
 from sbzoo.engine.runner import random_state_kept
+from sbzoo.norm.precise_bn import buffers_kept
 
 MOMENTUM, IMAGES = 0.9, 2  # of the moving average, for a step of two images on a device
 INITIAL = 100 / IMAGES  # for each image: any number that is not too small
@@ -170,13 +171,8 @@ class MovingAverageNormalizer(BatchNormalizer):
 @contextmanager
 def traceless(model: nn.Module) -> Iterator[None]:
     """No gradients inside; buffers and random numbers are then as they were."""
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    try:
-        with random_state_kept(), torch.no_grad():
-            yield
-    finally:
-        for buffer, old in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(old)
+    with buffers_kept(model.buffers()), random_state_kept(), torch.no_grad():
+        yield
 
 
 NORMALIZERS = {

@@ -71,15 +71,16 @@ def _track(norm: Norm, inputs: RunningMoments) -> None:
     mean, var = (t[None].to(norm.running.mean) for t in (inputs.mean, inputs.var))
     share = 1 / dist.get_world_size() if norm.pool.spans_ranks else 1  # each has all of them
     before = norm.momentum, norm.training
-    with _kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
+    with buffers_kept([b for name, b in norm.named_buffers() if not name.startswith('running_')]):
         norm.momentum, norm.training = 1.0, True
         norm.statistics(Moments(mean, var, inputs.count * share))
     norm.momentum, norm.training = before
 
 
 @contextmanager
-def _kept(buffers: list[Tensor]) -> Iterator[None]:
+def buffers_kept(buffers: Iterable[Tensor]) -> Iterator[None]:
     """Steps that are counted and averaged inside are not part of the training."""
+    buffers = list(buffers)
     values = [buffer.clone() for buffer in buffers]
     try:
         yield
@@ -133,7 +134,7 @@ def reestimate(
         return []
     inputs = {name: RunningMoments() for name in norms}
     buffers = [buffer for norm in tracking.values() for buffer in norm.buffers()]
-    with _kept(buffers), ExitStack() as hooks:
+    with buffers_kept(buffers), ExitStack() as hooks:
         for name, norm in norms.items():
             hook = partial(_add_input, inputs[name])
             hooks.enter_context(norm.register_forward_pre_hook(hook))

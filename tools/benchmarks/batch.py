@@ -37,12 +37,11 @@ def _padding() -> Iterator[Arm]:
         for padding, divisor in PADDED.items():
             size = f'model.data_preprocessor.pad_size_divisor={divisor}'
             test = 'test', f'configs/{card}.py', '--card', card, '--cfg-options', size
-            count = [f'model.{part}.norm_cfg.count_padding=True' for part in PARTS]
-            if norm != 'bn':  # torch's own layer always does
+            counted = test
+            if norm != 'bn':  # torch's own layer always counts it
                 yield Arm('padding', f'{norm}, left out', padding, test, seeds=ONE_SEED)
-            else:
-                count = []
-            yield Arm('padding', f'{norm}, counted', padding, (*test, *count), seeds=ONE_SEED)
+                counted += tuple(f'model.{part}.norm_cfg.count_padding=True' for part in PARTS)
+            yield Arm('padding', f'{norm}, counted', padding, counted, seeds=ONE_SEED)
 
 
 def _accumulation() -> Iterator[Arm]:
@@ -104,9 +103,9 @@ def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     result = runs.result_of(folder.with_name(folder.name.replace(' ', '-')), tool, *options)
     row = dict(study=arm.study, arm=arm.name, condition=arm.condition, seed=seed)
     figures = {arm.figure.removeprefix('coco/'): result['metrics'][arm.figure]}
-    protocol = dict(images=result['data']['images']) | (
-        {'epochs': result['epochs']} if tool == 'train' else {}
-    )
+    protocol = dict(images=result['data']['images'])
+    if tool == 'train':
+        protocol |= dict(epochs=result['epochs'])
     measured = records.measurement(row, figures, protocol, ('mmdet',), threads=1)
     with RECORDING:
         records.record(args.out, [measured])
