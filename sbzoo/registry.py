@@ -29,6 +29,7 @@ MODULES = (
     'sbzoo.detection.resnet',
     'sbzoo.detection.timm',
     'sbzoo.engine.hooks.alpha',
+    'sbzoo.engine.hooks.annealing',
     'sbzoo.engine.hooks.lean',
     'sbzoo.engine.hooks.noise_scale',
     'sbzoo.engine.hooks.precise_bn',

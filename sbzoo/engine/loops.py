@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sbzoo.engine.loss_normalizers import NORMALIZERS
+from sbzoo.engine.optim import wrappers_in
 from sbzoo.engine.options.parts import wrappers_of
 from sbzoo.engine.runner import Window, unwrapped
 from sbzoo.errors import UserError, choose
@@ -100,7 +101,7 @@ class AccumulatingLoop:
 
     def _train(self, window: Window) -> dict[str, Tensor]:
         model, wrapper = self.runner.model, self.runner.optim_wrapper
-        for each in _wrappers(wrapper):
+        for each in wrappers_in(wrapper):
             each.initialize_count_status(nn.Identity(), 0, len(window))
         if isinstance(unwrapped(self.runner), AdversarialModel):
             return model.train_step(window, optim_wrapper=wrapper)
@@ -113,14 +114,10 @@ def accumulated(wrapper: OptimWrapper | OptimWrapperDict | dict) -> int:
     if isinstance(wrapper, dict):
         counts = {part.get('accumulative_counts', 1) for part in wrappers_of(wrapper)}
     else:
-        counts = {part._accumulative_counts for part in _wrappers(wrapper)}
+        counts = {part._accumulative_counts for part in wrappers_in(wrapper)}
     if len(counts) > 1:
         raise UserError(f'accumulative_counts: one number for all networks, not {sorted(counts)}')
     return counts.pop()
-
-
-def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 @LOOPS.register_module()

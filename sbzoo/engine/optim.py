@@ -16,6 +16,11 @@ from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 
 
+def wrappers_in(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """The optimizer wrappers of a training: one, or of a GAN one for each network."""
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module('DefaultOptimWrapperConstructor', force=True)
 class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default, with a parameter group of its own for the alphas of hybrid norms.

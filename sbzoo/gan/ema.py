@@ -41,7 +41,7 @@ class RampUpEMA(AveragedModel):
         """Average in the weights of `model` after a step on this many images."""
         self.images += images
         half_life = min(self.half_life, self.ramp_up * int(self.images))
-        self.decay = 0.5 ** (images / half_life)
+        self.decay = 0.5 ** (images / half_life) if half_life else 0.0
         self.update_parameters(model)
 
     def _blend(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor) -> None:

@@ -65,7 +65,7 @@ def _gradient(discriminate: Discriminate, images: Tensor) -> Tensor:
 PENALTIES: dict[str, GradientPenalty] = {'r1': r1, 'r2': r2, 'wgan-gp': wgan_gp}
 
 
-@dataclass(frozen=True)
+@dataclass
 class LazyPenalty:
     """A gradient penalty with lazy regularization (Karras et al. 2020, arXiv 1912.04958).
 

@@ -13,7 +13,7 @@ from torch import nn
 from sbzoo.engine.options.config import load_config, set_noise_scale, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import leaf
-from sbzoo.engine.options.scaling import set_lr
+from sbzoo.engine.options.scaling import set_lr, total_batch_size
 from sbzoo.engine.options.schedule import set_accumulate, set_batch
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
@@ -107,6 +107,40 @@ def test_the_learning_rate_of_cyclegan_is_its_authors():
             assert optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-6)
             optimizer.step()
             scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ('name', 'images', 'batch', 'penalty', 'half_life', 'augmented', 'blocks'),
+    [
+        ('cifar10', 20e6, 512, 0.05, 5e6, 0.55, [(768, 96)] * 4),
+        ('ffhq64', 20e6, 256, 2.0, 0.5e6, 0.3, [(768, 96)] * 4 + [(384, 48)]),
+        ('imagenet32', 200e6, 4096, 0.5, 50e6, 0.5, [(1536, 96)] * 4),
+        ('imagenet64', 200e6, 4096, 1.0, 50e6, 0.4, [(1536, 96)] * 5),
+    ],
+)
+def test_the_presets_of_r3gans_authors(name, images, batch, penalty, half_life, augmented, blocks):
+    """Of their train.py: cosines over all images, gamma to a tenth, learning rate to a fourth."""
+    cfg = load_config(f'configs/gan/r3gan_{name}_b8.py')
+    total = dict(cifar10=50_000, ffhq64=70_000).get(name, 1_281_167) * cfg.train_cfg.max_epochs
+    assert total == pytest.approx(images, rel=2e-3)
+    assert total_batch_size(cfg) == batch
+    (hook,) = (hook for hook in cfg.custom_hooks if hook.type == 'CosineAnnealingHook')
+    assert hook['values'] == {
+        'beta2': (0.9, 0.99),
+        'penalties.weight': (penalty, penalty / 10),
+        'generator_ema.half_life': (0, half_life),
+        'augment.probability': (0, augmented),
+    }
+    assert [p.weight for p in cfg.model.penalties] == [penalty, penalty]
+    rate = cfg.param_scheduler
+    assert (rate.T_max, rate.eta_min) == (cfg.train_cfg.max_epochs, 5e-5)
+    for network in ('generator', 'discriminator'):
+        assert cfg.optim_wrapper[network].optimizer.lr == 2e-4
+        with torch.device('meta'):
+            net = MODELS.build(cfg.model[network])
+        found = [(b.conv1.in_channels, b.conv2.groups) for level in net.levels for b in level]
+        expected = [block for block in blocks for _ in range(2)]
+        assert found == (expected if network == 'generator' else expected[::-1])
 
 
 def test_norm_turns_the_generator_and_leaves_what_is_without():

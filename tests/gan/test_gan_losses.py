@@ -206,6 +206,16 @@ def test_policies_are_applied_in_their_order():
         diff_augment('translation,colour')
 
 
+@pytest.mark.parametrize('probability', [0.0, 0.3, 1.0])
+def test_each_augmentation_takes_its_share_of_the_images(probability):
+    augment = diff_augment('color,cutout')
+    augment.probability = probability
+    y = augment(torch.ones(2000, 3, 8, 8))
+    brighter, cut = y.amax((1, 2, 3)) != 1, (y == 0).flatten(1).any(1)
+    shares = [event.float().mean().item() for event in (brighter, cut, brighter & cut)]
+    assert shares == pytest.approx([probability, probability, probability**2], abs=0.04)
+
+
 def test_color_changes_brightness_saturation_and_contrast_within_their_ranges():
     grey = torch.randn(2000, 1, 4, 4).expand(-1, 3, -1, -1)
     y = color(grey)

@@ -151,6 +151,16 @@ def test_ema_is_the_sum_of_its_definition():
     assert not any(p.requires_grad for p in ema.parameters())
 
 
+def test_ema_without_a_half_life_is_a_copy():
+    source = nn.Linear(2, 2)
+    ema = RampUpEMA(source, half_life=40)
+    ema.half_life = 0
+    for _ in range(2):
+        nn.init.normal_(source.weight)
+        ema.update(source, images=4)
+        assert torch.equal(ema.module.weight, source.weight)
+
+
 def test_ema_goes_on_from_a_checkpoint():
     source = nn.Linear(2, 2)
     ema = RampUpEMA(source, half_life=40)

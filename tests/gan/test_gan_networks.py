@@ -357,6 +357,29 @@ def test_r3gan_starts_without_its_branches():
             assert math.isclose(block.conv2.weight.std().item(), expected, rel_tol=0.2)
 
 
+def test_r3gans_first_images_vary_by_noise_ten_times_as_much_as_by_ten_labels():
+    """As a linear layer on one-hot labels would have them: each class has variance 1 / classes."""
+    net = MODELS.build(dict(type='R3GANGenerator', base_channels=16, num_classes=10))
+    assert math.isclose(net.embedding.weight.std().item(), 10**-0.5, rel_tol=0.1)
+    with torch.no_grad():
+        z, labels = torch.randn(100, 64), torch.arange(10)
+        by_noise = net(z, torch.zeros(100, dtype=torch.long)).var(0).mean()
+        by_label = torch.stack([net(z[i : i + 1].expand(10, -1), labels).var(0) for i in range(5)])
+    assert 8 < by_noise / by_label.mean() < 12
+
+
+def test_r3gans_first_logits_are_those_of_the_authors_projection():
+    """Of features [C] times a matrix, variance 1 / C, times embeddings, 1 / (size x classes)."""
+    classes, channels, size = 10, 96, 200
+    net = MODELS.build(
+        dict(type='R3GANDiscriminator', base_channels=96, max_channels=96, num_classes=classes)
+    )
+    embeddings = torch.randn(classes, size) * (size * classes) ** -0.5
+    product = embeddings @ (torch.randn(size, channels) * channels**-0.5)
+    assert net.linear.weight.shape == product.shape
+    assert math.isclose(net.linear.weight.std().item(), product.std().item(), rel_tol=0.15)
+
+
 def test_r3gan_groups_have_to_divide_the_channels():
     with pytest.raises(UserError, match=r'24 channels .* no multiple of group_size=16'):
         MODELS.build(dict(type='R3GANGenerator', base_channels=12))

@@ -113,6 +113,8 @@ class R3GANDiscriminator(nn.Module):
         self.linear = nn.Linear(widths[-1], max(num_classes, 1), bias=False)
         self.lowpass = Lowpass()
         _init_fixup(self)
+        # The authors project on an embedding of the classes: a logit starts as large as theirs.
+        self.linear.weight.data *= self.linear.out_features**-0.5
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """From images [N, 3, S, S] and labels [N] to logits [N]."""
@@ -157,11 +159,13 @@ def _init_fixup(net: nn.Module) -> None:
     """Fixup initialization, in place of a norm (Zhang et al. 2019, arXiv 1901.09321).
 
     The last convolution of a branch starts at zero, the other two are scaled down by the number of
-    blocks.
+    blocks. A class embedding is a linear layer on one-hot labels, of as many inputs as classes.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity='linear')
+        elif isinstance(module, ClassEmbedding):
+            nn.init.normal_(module.weight, std=module.num_embeddings**-0.5)
     blocks = [module for module in net.modules() if isinstance(module, InvertedBottleneck)]
     for block in blocks:
         for conv in (block.conv1, block.conv2):
