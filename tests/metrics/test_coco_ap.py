@@ -1,4 +1,4 @@
-"""AP by faster-coco-eval against pycocotools, on the same detections."""
+"""AP by hotcoco against pycocotools, on the same detections."""
 
 import contextlib
 import io
@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from benchmarks.ap import compare, synthetic
+from benchmarks.ap import Pycocotools, Version030, outcome, synthetic
+from benchmarks.ap_cases import CASES, case
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -19,6 +20,7 @@ from sbzoo.metrics.coco_ap import STATS, CocoAP
 EMPTY = dict(
     bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long)
 )
+PLAIN = next(iter(CASES))
 
 
 def detections(coco: COCO, rng: np.random.RandomState) -> list[dict]:
@@ -58,7 +60,7 @@ def as_coco_result(coco: COCO, image_id: int, kind: str, found: dict, i: int) ->
     return result | dict(segmentation=rle.encode(np.asfortranarray(mask)))
 
 
-def by_pycocotools(coco: COCO, samples: list[dict], kind: str) -> np.ndarray:
+def by_pycocotools(coco: COCO, samples: list[dict], kind: str, **params) -> np.ndarray:
     results = [
         as_coco_result(coco, sample['img_id'], kind, sample['pred_instances'], i)
         for sample in samples
@@ -66,8 +68,15 @@ def by_pycocotools(coco: COCO, samples: list[dict], kind: str) -> np.ndarray:
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(coco, coco.loadRes(results), kind)
+        vars(evaluation.params).update(params)
         evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
     return evaluation.stats
+
+
+@pytest.fixture
+def coco(digits):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(digits / 'annotations/val.json')
 
 
 @pytest.fixture
@@ -77,102 +86,87 @@ def metric(digits):
     return metric
 
 
-def test_boxes_and_masks_equal_pycocotools(metric, digits):
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(digits / 'annotations/val.json')
+def assert_equal(ours: dict[str, float], kind: str, theirs: np.ndarray) -> None:
+    assert 0.1 < theirs[0] < 0.9
+    for name, index in STATS.items():
+        assert ours[f'coco/{kind}_{name}'] == pytest.approx(theirs[index], abs=1e-12), name
+
+
+def test_boxes_and_masks_equal_pycocotools(metric, coco):
     samples = detections(coco, np.random.RandomState(0))
     metric.process({}, samples)
     ours = metric.evaluate(size=len(samples))
     for kind in ('bbox', 'segm'):
-        theirs = by_pycocotools(coco, samples, kind)
-        assert 0.1 < theirs[0] < 0.9
-        for name, index in STATS.items():
-            assert ours[f'coco/{kind}_{name}'] == pytest.approx(theirs[index], abs=1e-6), name
+        assert_equal(ours, kind, by_pycocotools(coco, samples, kind))
 
 
-def rectangle(x: int, y: int, w: int, h: int, crowd: bool) -> dict:
-    if not crowd:
-        segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    else:
-        mask = np.zeros((96, 96), np.uint8)
-        mask[y : y + h, x : x + w] = 1
-        segmentation = rle.encode(np.asfortranarray(mask))
-        segmentation['counts'] = segmentation['counts'].decode()
-    return dict(bbox=[x, y, w, h], area=w * h, iscrowd=int(crowd), segmentation=segmentation)
-
-
-def any_ids(count: int, rng: np.random.RandomState) -> list[int]:
-    """From 0, from 1, across 0 or above what a double holds; with gaps or without; unsorted."""
-    first = rng.choice([0, 1, -3, 2**53, 2**62 + 1])
-    return (first + rng.choice([1, 5]) * rng.permutation(count)).tolist()
-
-
-def random_set(rng: np.random.RandomState) -> dict:
-    """Twelve pictures, the first without an object, and ids of any kind."""
-    images, categories, ids = any_ids(12, rng), any_ids(3, rng), any_ids(30, rng)
-    objects = [
-        rectangle(*rng.randint(0, 50, 2).tolist(), *rng.randint(4, 46, 2).tolist(), n % 9 == 0)
-        for n in range(30)
-    ]
-    for entry, entry_id in zip(objects, ids, strict=True):
-        image_id, category_id = images[rng.randint(1, 12)], categories[rng.randint(3)]
-        entry |= dict(id=entry_id, image_id=image_id, category_id=category_id)
-    return dict(
-        images=[dict(id=i, width=96, height=96) for i in images],
-        categories=[dict(id=c, name=f'class {n}') for n, c in enumerate(categories)],
-        annotations=objects,
-    )
-
-
-def loaded(content: dict, path) -> tuple[COCO, CocoAP]:
-    """pycocotools' annotations, numbered from 1, and the metric of the same file."""
-    path.write_text(json.dumps(content))
-    metric = CocoAP(ann_file=str(path), metric=['bbox', 'segm'])
-    metric.dataset_meta = dict(classes=[entry['name'] for entry in content['categories']][::-1])
-    coco = COCO()
-    coco.dataset = content | dict(
-        annotations=[entry | dict(id=n) for n, entry in enumerate(content['annotations'], 1)]
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco, metric
-
-
-@pytest.mark.parametrize('seed', range(12))
-def test_any_integer_is_an_id(seed, tmp_path):
-    rng = np.random.RandomState(seed)
-    coco, metric = loaded(random_set(rng), tmp_path / 'val.json')
-    samples = detections(coco, rng)[1:]
+def test_classes_may_be_some_of_the_file(metric, coco):
+    samples, chosen = detections(coco, np.random.RandomState(1)), [2, 5, 7]
+    for sample in samples:
+        found = sample['pred_instances']
+        kept = torch.isin(found['labels'], torch.tensor(chosen))
+        found |= {key: value[kept] for key, value in found.items()}
+    cat_ids = [coco.getCatIds()[label] for label in chosen]
+    theirs = by_pycocotools(coco, samples, 'bbox', catIds=cat_ids)
+    metric.dataset_meta = dict(classes=[CLASSES[label] for label in reversed(chosen)])
+    for sample in samples:
+        found = sample['pred_instances']
+        found['labels'] = torch.searchsorted(torch.tensor(chosen), found['labels'])
     metric.process({}, samples)
-    ours = metric.evaluate(size=len(samples))
-    for kind in ('bbox', 'segm'):
-        theirs = by_pycocotools(coco, samples, kind)
-        assert 0.05 < theirs[0] < 0.95
-        for name, index in STATS.items():
-            assert ours[f'coco/{kind}_{name}'] == pytest.approx(theirs[index], abs=1e-6), name
+    assert_equal(metric.evaluate(size=len(samples)), 'bbox', theirs)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_hard_cases_equal_pycocotools(name):
+    truth, samples = case(name)
+    ours, theirs = (
+        outcome(kind, truth, samples, metric=['bbox', 'segm']) for kind in (CocoAP, Pycocotools)
+    )
+    np.testing.assert_allclose(ours.ap, theirs.ap, rtol=0, atol=1e-12)
+
+
+def test_a_box_whose_width_is_nan_matches_nothing():
+    with_nan, (truth, samples) = case(PLAIN), case(PLAIN)
+    for sample in with_nan.samples:
+        sample['pred_instances']['bboxes'][::3, 2] = np.nan
+    for sample in samples:
+        sample['pred_instances']['bboxes'][::3] = 0
+    of_all_areas = [STATS[name] for name in ('mAP', 'mAP_50', 'mAP_75')]
+    ours, theirs = (outcome(*of).ap for of in ((CocoAP, *with_nan), (Pycocotools, truth, samples)))
+    np.testing.assert_allclose(ours[of_all_areas], theirs[of_all_areas], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('first', [0, -1, 2**53, 2**63])
 def test_what_is_all_found_has_ap_1(first, tmp_path):
-    truth = [(first + n, rectangle(n, n, 40, 40, False)) for n in range(3)]
+    boxes = {first + n: (n, n, n + 40, n + 40) for n in range(3)}
     content = dict(
-        images=[dict(id=i, width=96, height=96) for i, _ in truth],
+        images=[dict(id=i, width=96, height=96) for i in boxes],
         categories=[dict(id=first, name='only')],
-        annotations=[dict(id=i, image_id=i, category_id=first, **entry) for i, entry in truth],
+        annotations=[
+            dict(id=i, image_id=i, category_id=first, **square(*box)) for i, box in boxes.items()
+        ],
     )
-    _, metric = loaded(content, tmp_path / 'val.json')
-    for image_id, entry in truth:
-        x, y, w, h = entry['bbox']
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    metric = CocoAP(ann_file=str(tmp_path / 'val.json'), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=['only'])
+    for image_id, (x1, y1, x2, y2) in boxes.items():
         found = dict(
-            bboxes=torch.tensor([[x, y, x + w, y + h]]),
+            bboxes=torch.tensor([[x1, y1, x2, y2]]),
             masks=torch.zeros(1, 96, 96, dtype=torch.bool),
             scores=torch.ones(1),
             labels=torch.zeros(1, dtype=torch.long),
         )
-        found['masks'][:, y : y + h, x : x + w] = True
+        found['masks'][:, y1:y2, x1:x2] = True
         metric.process({}, [dict(img_id=image_id, ori_shape=(96, 96), pred_instances=found)])
     ap = metric.evaluate(size=3)
     assert [ap['coco/bbox_mAP'], ap['coco/segm_mAP']] == pytest.approx([1, 1])
+
+
+def square(x1: int, y1: int, x2: int, y2: int) -> dict:
+    """Of an annotation that does not say whether it is a crowd."""
+    polygon = [x1, y1, x2, y1, x2, y2, x1, y2]
+    width, height = x2 - x1, y2 - y1
+    return dict(bbox=[x1, y1, width, height], area=width * height, segmentation=[polygon])
 
 
 def test_predictions_for_unknown_images_are_refused(metric):
@@ -181,10 +175,12 @@ def test_predictions_for_unknown_images_are_refused(metric):
         metric.evaluate(size=1)
 
 
-def test_equals_the_metric_of_mmdetection_on_a_set_with_crowds_and_empty_images():
-    ours, theirs = compare(*synthetic(80, np.random.RandomState(1)))
-    assert (ours.ap > 0.05).all()
-    np.testing.assert_allclose(ours.ap, theirs.ap, atol=1e-6)
+@pytest.mark.parametrize('peer', [Pycocotools, Version030])
+def test_equals_its_peers_on_a_set_like_coco(peer):
+    truth, samples = synthetic(80, np.random.RandomState(1))
+    ours, theirs = (outcome(kind, truth, samples).ap for kind in (CocoAP, peer))
+    assert (ours > 0.05).all()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_no_detections_are_zero(metric):

@@ -1,4 +1,4 @@
-"""COCO evaluation of a synthetic validation set, beside MMDetection's metric (pycocotools)."""
+"""AP of a synthetic validation set, beside pycocotools and version 0.3.0, and of hard cases."""
 
 from __future__ import annotations
 
@@ -6,93 +6,177 @@ import argparse
 import contextlib
 import io
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from unittest import mock
 
+import faster_coco_eval
 import numpy as np
 import torch
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
-from mmengine.evaluator import BaseMetric
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks import records
-from sbzoo.metrics.coco_ap import CocoAP
-from sbzoo.report.measurements import compared
+from benchmarks.ap_cases import CASES, case
+from sbzoo.metrics.coco_ap import STATS, CocoAP
+from sbzoo.report.measurements import Measurement, compared
 from sbzoo.tools.cli import positive_int
 
 HEIGHT, WIDTH = 480, 640  # pixels
 CLASSES = tuple(f'class {i}' for i in range(80))
-APS = 6  # the first of the numbers of both
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How large the validation set is."""
     parser.add_argument('--images', type=positive_int, default=5000, metavar='N')
     parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--rounds', type=positive_int, default=3, metavar='N')
     records.add_out(parser, 'ap.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate the same detections by both metrics; times, ratio and difference go on record."""
+    """Evaluate the same detections by each metric; times, ratios and differences go on record."""
     truth, samples = synthetic(args.images, np.random.RandomState(args.seed))
-    ours, theirs = compare(truth, samples)
+    metrics = CocoAP, Pycocotools, Version030
+    rounds = [[outcome(metric, truth, samples) for metric in metrics] for _ in range(args.rounds)]
+    by_ours, by_mmdet, by_030 = (_median(outcomes) for outcomes in zip(*rounds, strict=True))
     count = sum(len(sample['pred_instances']['scores']) for sample in samples)
-    found = records.measurement(
-        dict(what="AP of synthetic images like COCO's, seconds"),
-        dict(
-            peer=theirs.seconds,
-            sbzoo=ours.seconds,
-            ratio=theirs.seconds / ours.seconds,
-            difference=np.abs(ours.ap - theirs.ap).max(),
-            peer_ap=theirs.ap[0],
-            sbzoo_ap=ours.ap[0],
-        ),
-        dict(images=args.images, detections=count, seed=args.seed),
-        ('mmdet', 'pycocotools', 'faster-coco-eval'),
-    )
-    records.record(args.out, [found])
-    records.show(args.out, compared('MMDetection', [found]))
+    protocol = dict(images=args.images, detections=count, seed=args.seed, rounds=args.rounds)
+    what = "AP of synthetic images like COCO's, seconds"
+    before = f'{what}; version 0.3.0 in place of MMDetection'
+    found = [
+        _measured(what, by_ours, by_mmdet, protocol, ('mmdet', 'pycocotools')),
+        _measured(before, by_ours, by_030, protocol, ('faster-coco-eval',)),
+        _hard_cases(),
+    ]
+    records.record(args.out, found)
+    records.show(args.out, compared('MMDetection', found))
 
 
 class Outcome(NamedTuple):
     """What a metric took and gave."""
 
     seconds: float
-    ap: np.ndarray  # mAP, mAP_50, mAP_75, mAP_s, mAP_m, mAP_l
+    ap: np.ndarray  # as in STATS; of boxes, then of masks where they were asked for
 
 
-def compare(truth: dict, samples: list[dict]) -> tuple[Outcome, Outcome]:
-    """`CocoAP` and MMDetection's `CocoMetric` on the same annotations and detections."""
+def _median(outcomes: Sequence[Outcome]) -> Outcome:
+    return Outcome(statistics.median(outcome.seconds for outcome in outcomes), outcomes[0].ap)
+
+
+def _measured(
+    what: str, ours: Outcome, theirs: Outcome, protocol: dict, peers: tuple[str, ...]
+) -> Measurement:
+    figures = dict(
+        peer=theirs.seconds,
+        sbzoo=ours.seconds,
+        ratio=theirs.seconds / ours.seconds,
+        difference=np.abs(ours.ap - theirs.ap).max(),
+        peer_ap=theirs.ap[0],
+        sbzoo_ap=ours.ap[0],
+    )
+    return records.measurement(dict(what=what), figures, protocol, (*peers, 'hotcoco'))
+
+
+def _hard_cases() -> Measurement:
+    """All of `ap_cases`, by boxes and masks: the time of all, and the largest difference."""
+    sides = []
+    for metric in (CocoAP, Pycocotools):
+        outcomes = [outcome(metric, *case(name), metric=['bbox', 'segm']) for name in CASES]
+        seconds, ap = zip(*outcomes, strict=True)
+        sides.append(Outcome(sum(seconds), np.concatenate(ap)))
+    what = f'AP of {len(CASES)} hard cases, boxes and masks, seconds'
+    return _measured(what, *sides, dict(cases=len(CASES)), ('mmdet', 'pycocotools'))
+
+
+def outcome(kind: type[CocoMetric], truth: dict, samples: list[dict], **options) -> Outcome:
+    """Evaluate detections.
+
+    Args:
+        kind: `CocoAP`, `Pycocotools` or `Version030`.
+        truth: Annotations in the COCO format.
+        samples: As `CocoMetric.process` takes them.
+        **options: Of the metric.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / 'val.json'
         file.write_text(json.dumps(truth))
-        seconds, metrics = _timed(CocoAP(str(file)), samples)
-        ours = Outcome(seconds, np.array(list(metrics.values())[:APS]))
-        # CocoMetric rounds to three digits, so its numbers are taken where it has them whole
+        metric = kind(ann_file=str(file), **options)
+        metric.dataset_meta = dict(classes=[entry['name'] for entry in truth['categories']])
+        metric.process({}, samples)
+        start = time.perf_counter()
+        found = metric.evaluate(size=len(samples))
+        return Outcome(time.perf_counter() - start, np.array(list(found.values())))
+
+
+class Pycocotools(CocoMetric):
+    """MMDetection's metric, with all digits, COCO's limit of 100 detections, and no annotation 0.
+
+    The metric rounds to three digits, and pycocotools takes the annotation id 0 for no match.
+    """
+
+    def __init__(self, ann_file: str, metric: str | Sequence[str] = 'bbox') -> None:
+        truth = json.loads(Path(ann_file).read_text())
+        for i, entry in enumerate(truth['annotations'], start=1):
+            entry['id'] = i
+        Path(ann_file).write_text(json.dumps(truth))
+        super().__init__(ann_file, metric, proposal_nums=(1, 10, 100))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """AP and AR as in `STATS`."""
         with mock.patch.object(coco_metric, 'COCOeval', _Recorded):
-            seconds, _ = _timed(CocoMetric(str(file)), samples)
-    return ours, Outcome(seconds, _Recorded.last_stats[:APS])
+            super().compute_metrics(results)
+        return {
+            f'{metric}_{name}': _Recorded.stats_of[metric][i]
+            for metric in self.metrics
+            for name, i in STATS.items()
+        }
 
 
 class _Recorded(COCOeval):
-    """Keeps the statistics of the last evaluation."""
+    """Keeps the statistics of the last evaluation of boxes, and of masks."""
 
-    last_stats: np.ndarray
+    stats_of: ClassVar[dict[str, np.ndarray]] = {}
 
     def summarize(self) -> None:
         super().summarize()
-        _Recorded.last_stats = self.stats
+        self.stats_of[self.params.iouType] = self.stats
 
 
-def _timed(metric: BaseMetric, samples: list[dict]) -> tuple[float, dict[str, float]]:
-    metric.dataset_meta = dict(classes=CLASSES)
-    metric.process({}, samples)
-    start = time.perf_counter()
-    metrics = metric.evaluate(size=len(samples))
-    return time.perf_counter() - start, metrics
+class Version030(CocoMetric):
+    """AP of boxes as in version 0.3.0: by faster-coco-eval, from a dict for each detection."""
+
+    def __init__(self, ann_file: str) -> None:
+        super(CocoMetric, self).__init__()
+        self._coco_api = faster_coco_eval.COCO(ann_file, print_function=lambda *_: None)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """AP and AR as in `STATS`."""
+        cat_ids = self._coco_api.getCatIds(catNms=self.dataset_meta['classes'])
+        detections = [
+            dict(
+                image_id=found['img_id'],
+                category_id=cat_ids[label],
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                score=score,
+            )
+            for _, found in results
+            for (x1, y1, x2, y2), score, label in zip(
+                *(found[key].tolist() for key in ('bboxes', 'scores', 'labels')), strict=True
+            )
+        ]
+        evaluation = faster_coco_eval.COCOeval_faster(
+            self._coco_api,
+            self._coco_api.loadRes(detections),
+            'bbox',
+            print_function=lambda *_: None,
+        )
+        evaluation.run()
+        return {f'bbox_{name}': evaluation.stats[i] for name, i in STATS.items()}
 
 
 def synthetic(images: int, rng: np.random.RandomState) -> tuple[dict, list[dict]]:
