@@ -19,7 +19,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
 from sbzoo.data.cifar10 import CLASSES, read_cifar10
-from sbzoo.data.embedded import digit_scenes
+from sbzoo.data.embedded import digit_scenes, light_scenes
 from sbzoo.data.embedded.image_sets import ensure_embedded
 from sbzoo.data.image_folder import decode, read_image_folder
 from sbzoo.data.paired_folders import Domains, read_domains, read_pairs
@@ -250,6 +250,28 @@ class DigitScenes(CocoDataset):
 
     def __init__(self, *args, data_root: str, **kwargs) -> None:
         super().__init__(*args, data_root=str(digit_scenes.ensure_digits(data_root)), **kwargs)
+
+
+@DETECTION_DATASETS.register_module()
+class LightScenes(CocoDataset):
+    """The embedded digit scenes, each in its own light; built when they do not exist yet.
+
+    Args:
+        args: Of MMDetection's `CocoDataset`.
+        data_root: See `ensure_light`.
+        strength: Of the light, from 0 to 1.
+        kwargs: Of `CocoDataset`.
+
+    Raises:
+        UserError: See `ensure_light`.
+    """
+
+    METAINFO: ClassVar = dict(classes=digit_scenes.CLASSES)
+
+    def __init__(self, *args, data_root: str, strength: float = 1.0, **kwargs) -> None:
+        folder = light_scenes.ensure_light(data_root, strength)
+        self.name = f'LightScenes at strength {strength:.2f}'  # in the results of a run
+        super().__init__(*args, data_root=str(folder), **kwargs)
 
 
 def cycled_labels(indices: Iterable[int], classes: Sequence[int]) -> list[int] | None:

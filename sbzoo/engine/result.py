@@ -35,7 +35,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
         config=Path(cfg.filename).stem,
         metrics={name: round(value, 6) for name, value in metrics.items()},
         trained_on=data_name(cfg),
-        data=dict(name=type(dataset).__name__, images=len(dataset)),
+        data=dict(name=getattr(dataset, 'name', type(dataset).__name__), images=len(dataset)),
         images_a_step=cfg.train_dataloader.batch_size,
         devices=get_world_size(),
         accumulated=wrappers[0].get('accumulative_counts', 1),

@@ -18,7 +18,8 @@ from sbzoo.errors import UserError
 from sbzoo.zoo.evaluate import METRICS, metric_name
 from sbzoo.zoo.publish import read_run
 
-NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+')  # of a config: model, norm, batch
+# Of a config: model, norm, batch, and data set where the model has configs for several.
+NAME = re.compile(r'(.+?)(?:_([a-z0-9]+(?:_ws)?))?_b\d+(_[a-z]+)?')
 ASIDE = ('-std', '-real')  # suffixes of metrics that qualify another
 GENERATED = 'LatentDataset'  # what an unconditional generator is tested on
 TRANSFER = (
@@ -47,6 +48,7 @@ class TrainingRun(NamedTuple):
         batch: The batch size; 0 where nothing was trained.
         protocol: What it has in common with the runs that it is compared with.
         schedule: What runs that differ in their seed alone have in common too.
+        suffix: What the name of its config ends with after the batch, such as `_light`.
         metrics: By the names that model cards have.
         folder: Of a work directory.
     """
@@ -61,6 +63,7 @@ class TrainingRun(NamedTuple):
     seed: int
     protocol: str
     schedule: tuple
+    suffix: str
     metrics: dict[str, float]
     alphas: dict[str, float]
     folder: Path | None = None
@@ -69,6 +72,12 @@ class TrainingRun(NamedTuple):
     def label(self) -> str:
         """Its norm, and what that began from."""
         return f'{self.norm or "none"}, {self.variant}' if self.variant else self.norm or 'none'
+
+    @property
+    def name(self) -> str:
+        """The name that a card of it has."""
+        norm = f'_{self.norm}' if self.norm else ''
+        return f'{self.model}{norm}_b{self.batch}{self.suffix}'
 
 
 Experiment = dict[tuple[str, int], list[TrainingRun]]  # the seeds of a label and a batch
@@ -121,7 +130,7 @@ def _reason(error: Exception) -> str:
 
 def _parse(line: dict[str, Any], place: str, source: str) -> TrainingRun:
     match = NAME.fullmatch(line['config'])
-    model, norm = (match[1], match[2] or '') if match else (line['config'], '')
+    model, norm, suffix = match.groups(default='') if match else (line['config'], '', '')
     start = line.get('start', '')
     return TrainingRun(
         place,
@@ -134,6 +143,7 @@ def _parse(line: dict[str, Any], place: str, source: str) -> TrainingRun:
         seed=int(line['seed']),
         protocol=_protocol(line),
         schedule=tuple(str(line[key]) for key in SCHEDULE),
+        suffix=suffix,
         metrics=dict(_metrics(line['metrics'])),
         alphas={name: _finite(name, alpha) for name, alpha in line['alphas'].items()},
     )

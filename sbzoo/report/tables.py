@@ -152,13 +152,12 @@ def ours(task: str, cards: Sequence[Card], found: Experiments, out: Path) -> Res
 
 
 def _of_runs(task: str, found: Experiments) -> Iterator[Line]:
-    for (source, its_task, model, protocol), experiment in found.items():
+    for (source, its_task, _, protocol), experiment in found.items():
         for (label, batch), runs in experiment.items():
             if its_task == task and not runs[0].variant:
-                name = f'{model}_{label}_b{batch}' if runs[0].norm else f'{model}_b{batch}'
                 numbers = {m: mean_std(values(runs, m), decimals_of(m)) for m in runs[0].metrics}
                 said = f'{protocol}; {source}; {len(runs)} seed{"s" if len(runs) > 1 else ""}'
-                yield Cell(name, note=said), label, str(batch), numbers
+                yield Cell(runs[0].name, note=said), label, str(batch), numbers
 
 
 def _beside(card: Line, runs: Line) -> Line:

@@ -125,7 +125,7 @@ def _card(runs: Sequence[Run], name: str) -> Card:
     result, cfg = runs[0].result, runs[0].cfg
     norm, data, batch = norm_of(cfg.model), data_name(cfg), result['images_a_step']
     return Card(
-        name or re.sub(r'_b\d+$', f'_b{batch}', config.stem),
+        name or re.sub(r'_b\d+(?=_|$)', f'_b{batch}', config.stem),
         task,
         f'{_model_name(cfg.model)}, trained on {data} at batch size {batch}.',
         data,

@@ -36,7 +36,7 @@ CONFIGS = sorted(Path('configs').glob('retinanet_*.py'))
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_complete_and_builds(path):
     cfg = load_config(str(path))
-    _, norm, batch = path.stem.split('_')
+    _, norm, batch, *_ = path.stem.split('_')
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == int(batch[1:])
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(LR[int(batch[1:])])
     model = MODELS.build(cfg.model)
@@ -71,8 +71,10 @@ def test_own_configs_need_nothing_added():
     assert cfg.pretty_text == before
 
 
-def test_configs_of_one_batch_differ_in_the_norm_alone():
-    first, *others = (load_config(str(p)) for p in CONFIGS if p.stem.endswith('_b2'))
+@pytest.mark.parametrize('ending', ['_b2', '_b2_light'])
+def test_configs_of_one_batch_and_data_set_differ_in_the_norm_alone(ending):
+    first, *others = (load_config(str(p)) for p in CONFIGS if p.stem.endswith(ending))
+    assert len(others) == 4
     for other in others:
         set_norm(other, 'gn8')
         set_norm(first, 'gn8')

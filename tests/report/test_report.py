@@ -186,6 +186,7 @@ def test_runs_on_other_data_stand_apart(tmp_path):
     [
         ('retinanet_gn_b2', 'retinanet', 'gn'),
         ('retinanet_r50_gn_ws_b2', 'retinanet_r50', 'gn_ws'),
+        ('retinanet_gn_b2_light', 'retinanet', 'gn'),
         ('stylegan2_b8', 'stylegan2', ''),
         ('mine', 'mine', ''),
     ],
@@ -193,6 +194,12 @@ def test_runs_on_other_data_stand_apart(tmp_path):
 def test_names_of_configs(tmp_path, config, model, norm):
     (run,) = read_results(write(tmp_path / 'x.jsonl', [line(config)]))
     assert (run.model, run.norm) == (model, norm)
+
+
+@pytest.mark.parametrize('config', ['retinanet_r50_gn_ws_b2', 'retinanet_gn_b2_light', 'gan_b2'])
+def test_a_run_is_named_as_a_card_of_it(tmp_path, config):
+    (run,) = read_results(write(tmp_path / 'x.jsonl', [line(config, images_a_step=8)]))
+    assert run.name == config.replace('b2', 'b8')
 
 
 def test_ours_and_published_are_two_tables(material, tmp_path):

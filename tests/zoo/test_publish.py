@@ -125,6 +125,13 @@ def test_the_batch_is_an_option_of_the_run_and_in_the_name_of_the_card(tmp_path)
     assert publish([run], name='mine').name == 'mine'
 
 
+def test_a_card_is_named_by_its_data_set_where_its_config_is(tmp_path):
+    run = make_run(tmp_path / 'run', 'retinanet_gn_b2_light', 0, ap(0.3), detector_state())
+    edit(run, images_a_step=8)
+    card = publish([run])
+    assert (card.name, card.data) == ('retinanet_gn_b8_light', 'light')
+
+
 def test_an_installed_package_is_not_written_into(runs, zoo, monkeypatch):
     monkeypatch.setattr(published, 'ROOT', zoo)
     for write in (lambda: publish(runs), published.write):

@@ -19,6 +19,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'batch': '84 runs, 2.5 hours',
     'fid': '6 minutes',
     'classifier': 'a minute',
+    'light_scenes': 'seconds',
     'stack': '2 minutes',
     'tables': 'seconds',
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from sbzoo.files import new_folder
 
 
-def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) -> Path:
+def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str | None = None) -> Path:
     """Build a set under `root` unless it is there already, and return `root`.
 
     This is atomic, also when two processes build the set at once: it is written to a temporary
@@ -18,12 +18,13 @@ def ensure_built(root: str | Path, build: Callable[[Path], str], digest: str) ->
     Args:
         root: The folder of the set.
         build: Writes the set to an empty folder, and returns its sha256.
-        digest: The sha256 that the published figures were measured on; any other is warned of.
+        digest: The sha256 that the published figures were measured on, if there are such; any other
+            is warned of.
     """
     root = Path(root).expanduser()
     if not root.exists():
         built = _build(root, build)
-        if built not in (None, digest):
+        if digest and built not in (None, digest):
             warnings.warn(
                 f'{root}: the installed scikit-learn, scikit-image or Pillow gives other images '
                 f'(sha256 {built}) than the published figures were measured on ({digest})',

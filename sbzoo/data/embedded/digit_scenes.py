@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -62,20 +63,41 @@ def ensure_digits(root: str | Path) -> Path:
     return ensure_built(root, build_digits, DIGEST)
 
 
+@dataclass(frozen=True)
+class Scene:
+    """A picture, uint8 [H, W, 3], and its digits: the label and the mask [H, W] of each."""
+
+    pixels: np.ndarray
+    objects: list[tuple[int, np.ndarray]]
+
+
 def build_digits(root: Path) -> str:
     """Write both splits to `root` and return the sha256 over all files written."""
+    return build_splits(root, 'digits', scenes, 'bmp')
+
+
+def build_splits(
+    root: Path, name: str, scenes: Callable[[Split], Iterator[Scene]], extension: str
+) -> str:
+    """Write both splits of a set of scenes to `root` and return the sha256 over what is in them.
+
+    Args:
+        root: An empty folder.
+        name: What the progress bar says.
+        scenes: The scenes of a split.
+        extension: Of the pictures' files.
+    """
     (root / 'annotations').mkdir()
     digest = hashlib.sha256()
     for split in SPLITS:
         (root / split.name).mkdir()
         coco = _Coco()
-        for image_id, (pixels, objects) in enumerate(
-            track(scenes(split), f'digits/{split.name}', total=split.num_images), start=1
-        ):
-            file_name = f'{image_id:06d}.bmp'
-            Image.fromarray(pixels).save(root / split.name / file_name)
-            coco.add(image_id, file_name, objects)
-            digest.update(pixels.tobytes())
+        drawn = track(scenes(split), f'{name}/{split.name}', total=split.num_images)
+        for index, scene in enumerate(drawn, start=1):
+            file_name = f'{index:06d}.{extension}'
+            Image.fromarray(scene.pixels).save(root / split.name / file_name, compress_level=1)
+            coco.add(index, file_name, scene)
+            digest.update(scene.pixels.tobytes())
         text = json.dumps(coco.as_dict(), sort_keys=True)
         (root / 'annotations' / f'{split.name}.json').write_text(text)
         digest.update(text.encode())
@@ -89,9 +111,10 @@ class _Coco:
         self.images: list[dict] = []
         self.annotations: list[dict] = []
 
-    def add(self, image_id: int, file_name: str, objects: list[tuple[int, np.ndarray]]) -> None:
-        self.images.append(dict(id=image_id, file_name=file_name, width=SIZE, height=SIZE))
-        for label, mask in objects:
+    def add(self, image_id: int, file_name: str, scene: Scene) -> None:
+        height, width, _ = scene.pixels.shape
+        self.images.append(dict(id=image_id, file_name=file_name, width=width, height=height))
+        for label, mask in scene.objects:
             x, y, w, h = _box(mask)
             self.annotations.append(
                 dict(
@@ -110,22 +133,33 @@ class _Coco:
         return dict(images=self.images, annotations=self.annotations, categories=categories)
 
 
-def scenes(split: Split) -> Iterator[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """Yield the scenes of a split: pixels [96, 96, 3] and a list of (label, mask [96, 96])."""
+def scenes(split: Split) -> Iterator[Scene]:
+    """Yield the scenes of a split, 96 x 96 pixels."""
     rng = np.random.RandomState(split.seed)
-    strokes, labels = handwriting(split, gain=24)
-    photographs = [photograph(name) for name in split.photographs]
+    artist = Artist(split)
     for _ in range(split.num_images):
-        pixels = _background(photographs[rng.randint(len(photographs))], rng)
-        taken = np.zeros((SIZE, SIZE), dtype=bool)
+        yield artist.draw((SIZE, SIZE), rng)
+
+
+class Artist:
+    """Draws scenes of the digits and the photographs of a split."""
+
+    def __init__(self, split: Split) -> None:
+        self.strokes, self.labels = handwriting(split, gain=24)
+        self.photographs = [photograph(name) for name in split.photographs]
+
+    def draw(self, size: tuple[int, int], rng: np.random.RandomState) -> Scene:
+        """A scene of `size` [H, W] pixels; its digits grow with the root of its area."""
+        pixels = _background(self.photographs[rng.randint(len(self.photographs))], size, rng)
+        taken = np.zeros(size, dtype=bool)
         objects: list[tuple[int, np.ndarray]] = []
         wanted = rng.randint(3, 8)
         while len(objects) < wanted:
-            index = rng.randint(len(labels))
-            mask = _paste(pixels, taken, strokes[index], rng)
+            index = rng.randint(len(self.labels))
+            mask = _paste(pixels, taken, self.strokes[index], rng)
             if mask is not None:
-                objects.append((int(labels[index]), mask))
-        yield pixels, objects
+                objects.append((int(self.labels[index]), mask))
+        return Scene(pixels, objects)
 
 
 def handwriting(split: Split, gain: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,12 +184,16 @@ def photograph(name: str) -> Image.Image:
     return Image.open(Path(skimage.__file__).parent / 'data' / f'{name}.png').convert('RGB')
 
 
-def _background(photograph: Image.Image, rng: np.random.RandomState) -> np.ndarray:
-    side = rng.randint(SIZE, min(photograph.size) + 1)
-    left = rng.randint(photograph.width - side + 1)
-    top = rng.randint(photograph.height - side + 1)
-    crop = photograph.crop((left, top, left + side, top + side))
-    pixels = np.array(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+def _background(
+    photograph: Image.Image, size: tuple[int, int], rng: np.random.RandomState
+) -> np.ndarray:
+    height, width = size
+    across = rng.randint(width, min(photograph.width, photograph.height * width // height) + 1)
+    down = across * height // width
+    left = rng.randint(photograph.width - across + 1)
+    top = rng.randint(photograph.height - down + 1)
+    crop = photograph.crop((left, top, left + across, top + down))
+    pixels = np.array(crop.resize((width, height), Image.Resampling.BILINEAR))
     return pixels // 2 + 64  # half the contrast, so that digits are legible
 
 
@@ -163,18 +201,24 @@ def _paste(
     pixels: np.ndarray, taken: np.ndarray, strokes: np.ndarray, rng: np.random.RandomState
 ) -> np.ndarray | None:
     """Draw one digit into `pixels` unless its box overlaps `taken`; its mask, or None."""
-    side = rng.randint(18, 49)
-    top, left = rng.randint(SIZE - side + 1, size=2)
+    height, width = taken.shape
+    side = rng.randint(18, 49) * isqrt(height * width) // SIZE
+    top, left = rng.randint(height - side + 1), rng.randint(width - side + 1)
     shade = rng.randint(0, 64, size=3)
+    if taken[top + side // 2, left + side // 2]:  # quickly: the box of any digit has its middle
+        return None
     drawn = Image.fromarray(strokes).resize((side, side), Image.Resampling.BICUBIC)
     alpha = np.array(drawn, dtype=np.int32)
-    mask = np.zeros((SIZE, SIZE), dtype=bool)
-    mask[top : top + side, left : left + side] = alpha >= 96
-    x, y, w, h = _box(mask)
-    if taken[y : y + h, x : x + w].any():
+    inside = alpha >= 96
+    x, y, w, h = _box(inside)
+    box = np.s_[top + y : top + y + h, left + x : left + x + w]
+    if taken[box].any():
         return None
-    taken[y : y + h, x : x + w] = True
-    window = pixels[top : top + side, left : left + side]
+    taken[box] = True
+    place = np.s_[top : top + side, left : left + side]
+    mask = np.zeros_like(taken)
+    mask[place] = inside
+    window = pixels[place]
     colour = np.where(window.sum(axis=(0, 1)) < 128 * side * side, 255 - shade, shade)
     alpha = alpha[..., None]
     window[:] = (window * (255 - alpha) + colour * alpha + 127) // 255

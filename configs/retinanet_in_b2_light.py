@@ -1,0 +1,13 @@
+# Instance norm.
+_base_ = [
+    './_base_/retinanet.py',
+    './_base_/light.py',
+    './_base_/schedule_3e.py',
+    './_base_/detection_runtime.py',
+]
+norm_cfg = dict(type='Norm', spec='in')
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg),
+    neck=dict(norm_cfg=norm_cfg),
+    bbox_head=dict(norm_cfg=norm_cfg),
+)
