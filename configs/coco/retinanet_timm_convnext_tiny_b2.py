@@ -18,6 +18,14 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768], norm_cfg=dict(type='Norm', spec='gn')),
 )
+kappa = 2 / 16  # the recipe is for batch size 16, scaled as `--lr auto` does
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=0.0001 * 2 / 16, weight_decay=0.05)
+    optimizer=dict(
+        _delete_=True,
+        type='AdamW',
+        lr=0.0001 * kappa**0.5,
+        betas=(0.9, 0.999**kappa),
+        weight_decay=0.05 * kappa**0.5,
+    )
 )
+param_scheduler = [dict(_base_.param_scheduler[0], end=4000), *_base_.param_scheduler[1:]]

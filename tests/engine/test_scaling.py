@@ -11,6 +11,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from sbzoo.engine.options.config import build_config, load_config
+from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.engine.options.resume import check_resumable, rescheduled, steps_done
 from sbzoo.engine.options.scaling import base_batch_size, set_lr
 from sbzoo.engine.options.schedule import set_batch, warn_if_warm_up_outlasts
@@ -189,6 +190,30 @@ def assert_equal(found, wanted):
     for key, value in wanted.items():
         numbers = isinstance(value, float) or (value and isinstance(value, list | tuple))
         assert found[key] == (pytest.approx(value, rel=1e-9) if numbers else value), key
+
+
+def test_our_rtmdet_is_the_published_one_scaled_to_two_images():
+    ours, theirs = load_config('configs/coco/rtmdet_tiny_gn_b2.py'), built(RTMDET, batch=2)
+    assert_same_recipe(ours, theirs)
+
+
+def test_our_convnext_is_a_recipe_for_batch_size_16_scaled_to_two_images():
+    name = 'configs/coco/retinanet_timm_convnext_tiny_b2.py'
+    ours, recipe = load_config(name), load_config(name)
+    recipe.optim_wrapper.optimizer = dict(type='AdamW', lr=0.0001, weight_decay=0.05)
+    recipe.auto_scale_lr.base_batch_size = 16
+    recipe.param_scheduler[0].end = 500
+    set_lr(recipe, 'auto')
+    assert_same_recipe(ours, recipe)
+
+
+def assert_same_recipe(*configs):
+    parts = 'optim_wrapper', 'param_scheduler', 'custom_hooks', 'train_cfg'
+    recipes = [Config({part: cfg[part] for part in parts}) for cfg in configs]
+    for recipe in recipes:
+        for part in typed_dicts(recipe._cfg_dict):
+            part.pop('_scope_', None)
+    assert_equal(*recipes)
 
 
 def test_without_a_batch_nothing_changes():
