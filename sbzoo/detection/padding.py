@@ -15,6 +15,7 @@ from mmdet.datasets.transforms import PackDetInputs
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.norm import Norm
 from sbzoo.norm.padding import Pictures, Size, within, without_padding, zero
@@ -47,19 +48,32 @@ def layers_of_pictures(detector: BaseDetector) -> list[nn.Module]:
     """
     of_rois = set(detector.roi_head.modules()) if hasattr(detector, 'roi_head') else set()
     layers = [module for module in detector.modules() if module not in of_rois]
-    norms = [m for m in layers if isinstance(m, Norm) and not m.count_padding]
+    norms = [module for module in layers if _leaves_padding_out(module)]
     pools = [_with_border(m) for m in layers if isinstance(m, POOLS)] if norms else []
     return norms + pools
 
 
-def _with_border(pool: nn.Module) -> nn.Module:
-    if not hasattr(pool, 'pictures'):
-        pool.register_forward_hook(_zero_border)
-    return pool
+def zero_behind_batch_norms(detector: BaseDetector) -> None:
+    """Let torch's batch norms leave padding out too, in evaluation: theirs are fixed statistics."""
+    for module in detector.modules():
+        if isinstance(module, _BatchNorm):
+            _with_border(module).pictures = None
 
 
-def _zero_border(pool: nn.Module, args: tuple, y: Tensor) -> Tensor:
-    pictures = pool.pictures
+def _leaves_padding_out(layer: nn.Module) -> bool:
+    if isinstance(layer, Norm):
+        return not layer.count_padding
+    return isinstance(layer, _BatchNorm) and hasattr(layer, 'pictures')
+
+
+def _with_border(layer: nn.Module) -> nn.Module:
+    if not hasattr(layer, 'pictures'):
+        layer.register_forward_hook(_zero_border)
+    return layer
+
+
+def _zero_border(layer: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    pictures = layer.pictures
     return without_padding(y, pictures) if pictures is not None and pictures.are_in(y) else y
 
 

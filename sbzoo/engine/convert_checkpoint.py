@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
+from sbzoo.detection.padding import layers_of_pictures, zero_behind_batch_norms
 from sbzoo.engine.model import kind_of, load_model, scope_of
 from sbzoo.engine.runner import some_batches
 from sbzoo.errors import UserError
@@ -45,6 +46,8 @@ def convert(
     conversion = convert_norm(model, spec)
     calibration = None
     if images:
+        if layers_of_pictures(model):
+            zero_behind_batch_norms(reference)
         with scope_of(cfg):
             loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
             batches = list(some_batches(loader, images, seed=0))

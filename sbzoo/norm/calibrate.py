@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from sbzoo.errors import UserError
 from sbzoo.norm import supported
 from sbzoo.norm.layers import Norm
-from sbzoo.norm.precise_bn import Forward, RunningMoments, set_running, tracks_running
+from sbzoo.norm.padding import without_padding
+from sbzoo.norm.precise_bn import Forward, RunningMoments, parts_of, set_running, tracks_running
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
 NEAR_CONSTANT = 1e-3  # of the original's standard deviation: such channels are not scaled up
@@ -68,7 +69,8 @@ def calibrate(
     the same images; the sign of the weight stays. Its input then comes from norms that are matched
     already, so one pass does a whole network: exactly where a norm runs once, and over all runs so
     far where it runs for several batches or pyramid levels. Norms that evaluate with running
-    statistics get those of the images. Nothing else of the networks is changed.
+    statistics get those of the images. Nothing else of the networks is changed. Where a converted
+    norm leaves out the padding of a batch, so do all of these moments.
 
     Norms that stayed as they were are matched too where the convolution beside them is standardised
     now, as its output is another.
@@ -133,12 +135,12 @@ class _Layer:
 
     def track(self, norm: nn.Module, args: tuple) -> None:
         """Hook: the norm evaluates with the statistics of all its inputs so far."""
-        self.inputs.add(args[0])
+        self.inputs.add_pictures(norm, args[0])
         set_running(norm, self.inputs)
 
     def match(self, norm: nn.Module, args: tuple, bare: Tensor) -> Tensor:
         """Hook: from the output without weight and bias, find both and apply them."""
-        self.bare.add(bare)
+        self.bare.add_pictures(norm, bare)
         std, wanted = self.bare.var.sqrt(), self.target.var.sqrt()
         near_constant = std <= NEAR_CONSTANT * wanted
         size = torch.where(near_constant, self.learned.abs(), wanted / std)
@@ -146,7 +148,8 @@ class _Layer:
         self.scale.copy_(scale)
         self.shift.copy_(self.target.mean - scale * self.bare.mean)
         self.near_constant = int(near_constant.sum())
-        return bare * self.scale[:, None, None] + self.shift[:, None, None]
+        y = bare * self.scale[:, None, None] + self.shift[:, None, None]
+        return without_padding(y, norm.pictures_in(y)) if isinstance(norm, Norm) else y
 
 
 def _pair(model: nn.Module, reference: nn.Module) -> tuple[list[_Layer], dict[str, str]]:
@@ -230,15 +233,18 @@ def _errors(layers: list[_Layer], runs: Iterable) -> dict[_Layer, float]:
     expected: dict[_Layer, list[Tensor]] = {layer: [] for layer in layers}
 
     def expect(layer: _Layer, y: Tensor) -> None:
-        layer.target.add(y)
         expected[layer].append(y.clone())  # the activation that comes next may be in place
 
     def compare(layer: _Layer, y: Tensor) -> None:
-        original = expected[layer].pop(0) if expected[layer] else y.new_empty(0)
+        if not expected[layer]:
+            return
+        original = expected[layer].pop(0)
+        layer.target.add_pictures(layer.norm, original)
         if original.shape == y.shape:
             mean = layer.target.mean.to(y)[:, None, None]
-            gaps = torch.stack([y - original, original - mean])
-            sums[layer] += gaps.square().flatten(1).sum(1).cpu()
+            for ours, theirs in zip(*(parts_of(layer.norm, x) for x in (y, original)), strict=True):
+                gaps = torch.stack([ours - theirs, theirs - mean])
+                sums[layer] += gaps.square().flatten(1).sum(1).cpu()
 
     with ExitStack() as hooks:
         for layer in layers:

@@ -152,6 +152,8 @@ def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     settings = dict(eps=norm.eps, affine=getattr(norm, 'weight', None) is not None)
     if getattr(norm, 'momentum', None) is not None:
         settings['momentum'] = norm.momentum
+    if spec != 'bn' and getattr(norm, 'count_padding', False):
+        settings['count_padding'] = True
     drop, act = supported.drop_and_activation(norm)
     if parse(spec, channels).activates:
         act = nn.Identity()  # the new one takes its place

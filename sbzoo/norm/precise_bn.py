@@ -32,6 +32,11 @@ class RunningMoments:
         count = x.numel() // x.shape[1]
         self._merge(count, mean.to('cpu', torch.float64), var.to('cpu', torch.float64))
 
+    def add_pictures(self, norm: nn.Module, x: Tensor) -> None:
+        """Add what in features [N, C, H, W] is picture to a norm."""
+        for part in parts_of(norm, x):
+            self.add(part)
+
     def _merge(self, count: int, mean: Tensor, var: Tensor) -> None:
         """The law of total variance for two parts, in its centred form."""
         if not count:
@@ -149,7 +154,11 @@ def reestimate(
     return ran
 
 
+def parts_of(norm: nn.Module, x: Tensor) -> list[Tensor]:
+    """What in x [N, C, H, W] is picture to a norm, [1, C, height, width] each; or x as a whole."""
+    pictures = norm.pictures_in(x) if isinstance(norm, Norm) else None
+    return crops(x, pictures.on(x)) if pictures else [x]
+
+
 def _add_input(inputs: RunningMoments, norm: nn.Module, args: tuple) -> None:
-    pictures = norm.pictures_in(args[0]) if isinstance(norm, Norm) else None
-    for part in crops(args[0], pictures.on(args[0])) if pictures else args[:1]:
-        inputs.add(part)
+    inputs.add_pictures(norm, args[0])

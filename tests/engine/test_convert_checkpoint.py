@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sbzoo.checkpoint.io import load
+from sbzoo.engine.convert_checkpoint import convert
 from sbzoo.engine.model import build_model
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.norm import set_norm
@@ -50,6 +51,22 @@ def test_a_converted_checkpoint_is_of_the_config_with_that_norm(
     changed = {k for k, v in converted.items() if not torch.equal(v, original[k])}
     assert all('bn' in k or 'downsample.1' in k for k in changed)
     assert bool(changed) == ('--images' in options)
+
+
+@pytest.mark.parametrize('spec', ['gn8', 'hybrid'])
+def test_calibration_is_that_of_the_pictures_without_their_padding(digits, tmp_path, spec):
+    """On a canvas that they fill, and on one of four times as many pixels."""
+    found, errors = [], []
+    for divisor in (32, 192):
+        cfg, out = load_config(BN), tmp_path / f'{divisor}.pth'
+        cfg.model.data_preprocessor.pad_size_divisor = divisor
+        record = convert(cfg, 'card://retinanet_bn_b2', spec, images=2, out=out)[1]
+        found.append(load(out)['state_dict'])
+        errors.append([match.after for match in record.matches])
+    for key, alone in found[0].items():
+        scale = alone.abs().max().item()
+        torch.testing.assert_close(found[1][key], alone, rtol=0, atol=1e-4 * scale, msg=key)
+    assert errors[1] == pytest.approx(errors[0], rel=1e-2)
 
 
 def test_checkpoints_by_reference(digits, tmp_path, monkeypatch, capsys):

@@ -86,6 +86,13 @@ def test_tensors_and_settings_are_kept():
     assert not new['bias'].requires_grad
 
 
+def test_what_counts_padding_goes_on_to():
+    kept = convert_norm(Norm(8, 'gn2', count_padding=True), 'ln').model
+    left_out = convert_norm(Norm(8, 'gn2'), 'ln').model
+    assert (kept.count_padding, left_out.count_padding) == (True, False)
+    assert isinstance(convert_norm(kept, 'bn').model, nn.BatchNorm2d)
+
+
 def test_alpha_at_one_is_the_batch_norm_that_was_replaced():
     norm = randomised(nn.BatchNorm2d(8)).eval()
     x = torch.randn(2, 8, 5, 5)
