@@ -28,7 +28,8 @@ def run(name: str, argv: list[str]) -> None:
     """Run a tool with its arguments and exit."""
     tool = import_module(f'sbzoo.tools.{name}')
     args = parser_of(name).parse_args(argv)
-    cli.run(lambda: tool.main(args), args.debug, getattr(tool, 'INTERRUPTED', 'stopped'))
+    stopped = tool.when_stopped(args) if hasattr(tool, 'when_stopped') else 'stopped'
+    cli.run(lambda: tool.main(args), args.debug, stopped)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

@@ -24,7 +24,6 @@ examples:
 LOSS_NORMALIZERS = 'window', 'moving-average', 'batch'  # of `sbzoo.engine.loss_normalizers`
 AUTO = 'auto'
 BATCHES = 1, 2, 4  # of a dry run
-INTERRUPTED = 'stopped; the same command with --resume goes on from the last checkpoint'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +99,13 @@ def _batch(text: str) -> int | str:
         return text if text == AUTO else cli.positive_int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text}: give a number or {AUTO}') from None
+
+
+def when_stopped(args: argparse.Namespace) -> str:
+    """What to say after Ctrl-C."""
+    if args.dry_run:
+        return 'stopped; nothing was written'
+    return 'stopped; the same command with --resume goes on from the last checkpoint'
 
 
 def main(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 from collections import Counter
 from functools import partial
 
@@ -176,15 +177,23 @@ def test_data_that_is_not_there_has_any_size(digits):
     assert scene_of(cfg) == Scene(frozenset([(96, 96)]), max(counts.values()))
 
 
-def tool(*argv):
-    """`tools/train.py` with its measurements in the process itself."""
-    training_cost.in_child = lambda function, *arguments: function(*arguments)
+def call(function, *arguments):
+    return function(*arguments)
+
+
+def press_ctrl_c(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def tool(measuring, *argv):
+    """`tools/train.py` with its measurements in the process itself, or what comes instead."""
+    training_cost.in_child = measuring
     script('tools/train.py', *argv)()
 
 
 def test_a_dry_run_prints_a_table_and_the_next_command(digits, tmp_path):
     argv = 'configs/retinanet_gn_b2.py', '--batch', 3, '--work-dir', tmp_path / 'run', '--dry-run'
-    (ended,) = fork(partial(tool, *argv))
+    (ended,) = fork(partial(tool, call, *argv))
     assert not ended.status, ended.errors
     rows = re.findall(r'^│ (\d) +│ (\S+) +│ (\S+) +│ (\S+) +│ (\S+) +│$', ended.printed, re.M)
     assert [int(row[0]) for row in rows] == [1, 2, 3, 4]
@@ -192,6 +201,14 @@ def test_a_dry_run_prints_a_table_and_the_next_command(digits, tmp_path):
     assert '96 x 96 pixels' in ended.printed
     last = f'next:    python tools/train.py {" ".join(map(str, argv[:-1]))}\n'
     assert ended.printed.endswith(last)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_that_is_stopped_has_nothing_to_resume(digits, tmp_path):
+    argv = 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path / 'run', '--dry-run'
+    (ended,) = fork(partial(tool, press_ctrl_c, *argv))
+    assert ended.status == 128 + signal.SIGINT
+    assert ended.errors.splitlines()[-1] == 'stopped; nothing was written'
     assert not list(tmp_path.iterdir())
 
 
