@@ -11,6 +11,7 @@ from math import ceil, inf, isinf
 
 Size = tuple[float, float]
 ANY = (inf, inf)  # the size of a picture that nobody has seen
+APART = 'AspectRatioBatchSampler', 'GroupMultiSourceSampler'  # keep portrait and landscape apart
 
 
 def largest_batch(
@@ -18,8 +19,8 @@ def largest_batch(
 ) -> tuple[int, int]:
     """Height and width of the largest batch of a data loader, padded as the model wants it.
 
-    Pictures of a batch are padded to the highest and to the widest of them; mmdet's
-    `AspectRatioBatchSampler` keeps portrait and landscape apart.
+    Pictures of a batch are padded to the highest and to the widest of them. Where a pipeline has
+    branches, as for semi-supervised training, a batch is of one of them.
 
     Args:
         loader: Its config.
@@ -32,6 +33,7 @@ def largest_batch(
     """
     sizes = _of_dataset(loader['dataset'], set(pictures))
     canvases = map(_around, _groups(loader, sizes, batch))
+    preprocessor = preprocessor.get('data_preprocessor', preprocessor)  # of all branches
     divisor = preprocessor.get('pad_size_divisor', 1)
     padded = {tuple(_up(side, divisor) for side in size) for size in canvases}
     for augment in preprocessor.get('batch_augments') or []:
@@ -43,7 +45,8 @@ def _groups(loader: dict, sizes: set[Size], batch: int) -> list[set[Size]]:
     """The pictures that may share a batch."""
     if batch == 1:
         return [{size} for size in sizes]
-    if (loader.get('batch_sampler') or {}).get('type') != 'AspectRatioBatchSampler':
+    samplers = {(loader.get(key) or {}).get('type') for key in ('sampler', 'batch_sampler')}
+    if not samplers.intersection(APART):
         return [sizes]
     portrait = {size for size in sizes if size[1] < size[0]}
     return [group for group in (portrait, sizes - portrait) if group]
@@ -160,8 +163,22 @@ def _center_crop_pad(transform: dict, size: Size) -> set[Size]:
 
 
 def _choice(transform: dict, size: Size) -> set[Size]:
-    branches = [part if isinstance(part, Sequence) else [part] for part in transform['transforms']]
-    return set().union(*(_sequence(branch, {size}) for branch in branches))
+    return _any_of(transform['transforms'], size)
+
+
+def _branches(transform: dict, size: Size) -> set[Size]:
+    names = transform.keys() - {'type', 'branch_field'}
+    return _any_of([transform[name] for name in names], size)
+
+
+def _any_of(branches: Iterable[dict | Sequence[dict]], size: Size) -> set[Size]:
+    """Of pipelines, which may be single transforms."""
+    pipelines = [part if isinstance(part, Sequence) else [part] for part in branches]
+    return set().union(*(_sequence(pipeline, {size}) for pipeline in pipelines))
+
+
+def _all_of(transform: dict, size: Size) -> set[Size]:
+    return _sequence(transform['transforms'], {size})
 
 
 def _sync_resize(augment: dict, size: Size) -> set[Size]:
@@ -194,8 +211,10 @@ SIZES: dict[str, Callable[[dict, Size], set[Size]]] = dict(
     RandomAffine=_affine,
     RandomChoice=_choice,
     RandomApply=lambda transform, size: {size} | _sequence(transform['transforms'], {size}),
-    RandomOrder=lambda transform, size: _sequence(transform['transforms'], {size}),
-    TransformBroadcaster=lambda transform, size: _sequence(transform['transforms'], {size}),
+    RandomOrder=_all_of,
+    TransformBroadcaster=_all_of,
+    ProposalBroadcaster=_all_of,
+    MultiBranch=_branches,
     BatchSyncRandomResize=_sync_resize,
     BatchFixedSizePad=lambda augment, size: {tuple(map(max, size, augment['size']))},
     BatchResize=_batch_resize,

@@ -33,6 +33,10 @@ BY_HAND = {
     'mask2former/mask2former_r50_8xb2-lsj-50e_coco': (1024, 1024),
     # no resizing but that of the batch, at most 1400 x 800, to multiples of 64
     'crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman': (832, 1408),
+    # as Faster R-CNN, but picture and proposals together
+    'fast_rcnn/fast-rcnn_r50_fpn_1x_coco': (800, 1344),
+    # the short side is 400 to 1200 pixels, resized in two branches for the unlabelled pictures
+    'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco': (1216, 1344),
 }
 
 
@@ -59,6 +63,16 @@ def test_the_data_says_more_than_the_pipeline():
     assert largest(name, pictures=[(96, 96)]) == (800, 800)
     assert largest(name, pictures=[(480, 640)]) == (800, 1088)  # 800 x 1067
     assert largest(name, pictures=[(480, 640), (640, 480)]) == (800, 1088)
+
+
+def test_each_branch_of_a_pipeline_counts():
+    name = 'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    _, unlabelled = load_config(name).train_dataloader.dataset.datasets
+    unlabelled.pipeline[-1].unsup_student[0].scale = [(1333, 400), (1333, 1300)]
+    shape = largest_batch(dict(dataset=unlabelled), {}, [(480, 640)], 1)
+    assert shape == (1000, 1333)
+    unlabelled.pipeline[-1].unsup_teacher = dict(type='Resize', scale=(2000, 1500))
+    assert largest_batch(dict(dataset=unlabelled), {}, [(480, 640)], 1) == (1500, 2000)
 
 
 def test_lying_and_standing_pictures_share_a_batch_if_nothing_keeps_them_apart():
