@@ -96,8 +96,8 @@ def changed(old, new):
     return {key[1:]: value for key, value in new.items() if key not in old or value != old[key]}
 
 
-def options(config, **given):
-    return Namespace(config=config, data=None, cfg_options=None, work_dir=None, **given)
+def options(config, cfg_options=None, **given):
+    return Namespace(config=config, data=None, cfg_options=cfg_options, work_dir=None, **given)
 
 
 def built(config, **given):
@@ -130,6 +130,28 @@ def test_what_has_changed_is_logged_as_one_table():
     assert four == TABLE
     assert two == TABLE.replace('batch size 4 x 1', 'batch size 2 x 2')
     assert whole.splitlines()[1:] == ['  nothing changes']
+
+
+def test_a_base_that_the_user_gives_counts_before_the_name(tmp_path):
+    written = str(tmp_path / RTMDET.rpartition('/')[2])
+    with mock.patch('sbzoo.engine.options.scaling.print_log') as log:
+        cfg = built(RTMDET, batch=4, cfg_options=['auto_scale_lr.base_batch_size=64'])
+        cfg.dump(written)
+        built(written, batch=1)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.004 / 4)
+    given, again = (call.args[0] for call in log.call_args_list)
+    why = 'lr auto: the config is for batch size %d, as its base_batch_size says, and not for the 256'
+    assert given.startswith(why % 64)
+    assert again.startswith(why % 4)
+
+
+def test_where_the_base_comes_from_is_said():
+    with mock.patch('sbzoo.engine.options.scaling.print_log') as log:
+        built(FASTER_RCNN, batch=2)
+        built('mmdet::yolox/yolox_s_8xb8-300e_coco.py', batch=2)
+    one, other = (call.args[0].partition(', and this run')[0] for call in log.call_args_list)
+    assert one == 'lr auto: the config is for batch size 16, as its base_batch_size says'
+    assert other == 'lr auto: the config is for batch size 64, as its name says'
 
 
 @pytest.mark.parametrize('kappa', [1 / 8, 4])

@@ -17,7 +17,11 @@ from sbzoo.engine.options.data import set_data
 from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import typed_dicts
-from sbzoo.engine.options.scaling import set_lr, warn_if_lr_is_for_another_batch
+from sbzoo.engine.options.scaling import (
+    set_lr,
+    trust_base_batch_size,
+    warn_if_lr_is_for_another_batch,
+)
 from sbzoo.engine.options.schedule import (
     set_accumulate,
     set_batch,
@@ -73,7 +77,7 @@ def build_config(args: argparse.Namespace) -> Config:
     use_sbzoo(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')  # the learning rate counts its devices
     if args.cfg_options:
-        cfg.merge_from_dict(_key_values(args.cfg_options))
+        _merge(cfg, _key_values(args.cfg_options))
     if args.data:
         set_data(cfg, args.data, args.drop_empty_boxes, args.allow_leaks)
     for option, change in CHANGES.items():
@@ -94,6 +98,12 @@ def _scale(cfg: Config, args: argparse.Namespace) -> None:
         set_lr(cfg, lr)
     elif 'lr' in args:
         warn_if_lr_is_for_another_batch(cfg)
+
+
+def _merge(cfg: Config, given: dict) -> None:
+    cfg.merge_from_dict(given)
+    if 'auto_scale_lr.base_batch_size' in given:
+        trust_base_batch_size(cfg)
 
 
 def _key_values(options: list[str]) -> dict:

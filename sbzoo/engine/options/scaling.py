@@ -80,11 +80,20 @@ def base_batch_size(cfg: Config) -> int | None:
     """The total batch size that the learning rate of a config is for; None if it does not say.
 
     NxbM in the name of its file comes first: `base_batch_size` of many of MMDetection's configs is
-    one that they have inherited. A config that has been scaled keeps its name, and is marked.
+    one that they have inherited. A config that has been scaled keeps its name, and is marked; so is
+    one whose `base_batch_size` the user has given.
     """
-    said = cfg.get('auto_scale_lr') or {}
-    named = _named(cfg)
-    return said.get('base_batch_size') if said.get('scaled') or not named else named
+    marked, named = (cfg.get('auto_scale_lr') or {}).get('scaled'), _named(cfg)
+    return _stated(cfg) if marked or not named else named
+
+
+def trust_base_batch_size(cfg: Config) -> None:
+    """Mark a config whose `base_batch_size` holds whatever its name says."""
+    cfg.auto_scale_lr.scaled = True
+
+
+def _stated(cfg: Config) -> int | None:
+    return (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
 
 
 def _named(cfg: Config) -> int | None:
@@ -146,10 +155,15 @@ def _scale(cfg: Config, lr: str) -> None:
 
 
 def _source(cfg: Config) -> str:
-    """What the config is for, and what it is not for though it says so."""
-    base, said = base_batch_size(cfg), (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    contradicted = f', as its name says, and not for its base_batch_size={said}'
-    return f'the config is for batch size {base}' + contradicted * (said not in (None, base))
+    """What the config is for, where it says so, and what it is not for though it says so."""
+    base, named, stated = base_batch_size(cfg), _named(cfg), _stated(cfg)
+    if base == named:
+        where = 'name says'
+        other = f'its base_batch_size={stated}' if stated not in (None, base) else ''
+    else:
+        where, other = 'base_batch_size says', f'the {named} of its name' if named else ''
+    contradicted = f', and not for {other}' if other else ''
+    return f'the config is for batch size {base}, as its {where}{contradicted}'
 
 
 def table(changes: list[Scaled]) -> str:
