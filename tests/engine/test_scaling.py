@@ -140,9 +140,9 @@ def test_a_base_that_the_user_gives_counts_before_the_name(tmp_path):
         built(written, batch=1)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.004 / 4)
     given, again = (call.args[0] for call in log.call_args_list)
-    why = 'lr auto: the config is for batch size %d, as its base_batch_size says, and not for the 256'
-    assert given.startswith(why % 64)
-    assert again.startswith(why % 4)
+    for told, batch in ((given, 64), (again, 4)):
+        why = f'batch size {batch}, as its base_batch_size says, and not for the 256 of its name'
+        assert told.startswith(f'lr auto: the config is for {why}, and this run')
 
 
 def test_where_the_base_comes_from_is_said():
@@ -152,6 +152,18 @@ def test_where_the_base_comes_from_is_said():
     one, other = (call.args[0].partition(', and this run')[0] for call in log.call_args_list)
     assert one == 'lr auto: the config is for batch size 16, as its base_batch_size says'
     assert other == 'lr auto: the config is for batch size 64, as its name says'
+
+
+def test_a_sample_of_re_identification_is_a_batch_of_triplets():
+    """8xb32 are 8 devices with one sample of 8 persons, 4 images each."""
+    name = 'mmdet::reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py'
+    with mock.patch('sbzoo.engine.options.scaling.print_log') as log:
+        lr = [built(name, batch=1, accumulate=n).optim_wrapper.optimizer.lr for n in (8, 2)]
+    assert lr == [0.1, pytest.approx(0.1 / 4)]
+    told = log.call_args.args[0].splitlines()[0]
+    assert told.endswith(
+        'takes 1 device(s) x batch size 1 x 2 accumulated x 32 images of a sample, so kappa = 0.25'
+    )
 
 
 @pytest.mark.parametrize('kappa', [1 / 8, 4])

@@ -19,7 +19,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator
-from math import expm1, log1p, sqrt
+from math import expm1, log1p, prod, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, OPTIMIZERS
 
-from sbzoo.engine.options.parts import schedulers_of, wrappers_of
+from sbzoo.engine.options.parts import leaf, schedulers_of, wrappers_of
 from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
 
@@ -108,14 +108,25 @@ def total_batch_size(cfg: Config) -> int:
 
 def images_per_device(cfg: Config) -> int:
     """Images of one step of the optimizer on one device."""
+    return prod(_counts(cfg))
+
+
+def _counts(cfg: Config) -> tuple[int, int, int]:
+    """Batch size, accumulated batches, and the images of a sample.
+
+    A sample of re-identification is a batch of triplets: images of several persons, each with
+    several, which MMDetection counts in the names of such configs.
+    """
+    triplets = leaf(cfg.train_dataloader.get('dataset', {})).get('triplet_sampler')
+    images = triplets.num_ids * triplets.ins_per_id if triplets else 1
     accumulated = wrappers_of(cfg.optim_wrapper)[0].get('accumulative_counts', 1)
-    return cfg.train_dataloader.batch_size * accumulated
+    return cfg.train_dataloader.batch_size, accumulated, images
 
 
 def _factors(cfg: Config) -> str:
-    devices, batch = world_size(cfg.get('launcher', 'none')), cfg.train_dataloader.batch_size
-    accumulated = images_per_device(cfg) // batch
-    return f'{devices} device(s) x batch size {batch} x {accumulated} accumulated'
+    devices, (batch, accumulated, images) = world_size(cfg.get('launcher', 'none')), _counts(cfg)
+    of_samples = f' x {images} images of a sample' if images > 1 else ''
+    return f'{devices} device(s) x batch size {batch} x {accumulated} accumulated{of_samples}'
 
 
 def _record(cfg: Config) -> None:
