@@ -15,11 +15,11 @@ from sbzoo.engine import peak_memory
 from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.scaling import base_batch_size, total_batch_size
 from sbzoo.engine.options.schedule import set_accumulate
+from sbzoo.engine.peak_memory import GB
 from sbzoo.engine.training_cost import STEPS, Cost, Costs, Scene, scene_of, shape_of
 from sbzoo.errors import UserError
 
 MARGIN = 0.9  # of the free memory, as it is fragmented and others take some
-GB = 1e9
 
 
 class Report(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import (
     DefaultOptimWrapperConstructor,
     OptimWrapper,
@@ -13,6 +12,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from sbzoo.errors import UserError
+from sbzoo.gan.models.base import without_wrapper
 from sbzoo.norm import Norm
 
 
@@ -63,7 +63,7 @@ class PlayersOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         """Build the optimizers."""
-        networks = (model.module if is_model_wrapper(model) else model).networks()
+        networks = without_wrapper(model).networks()
         if self.cfg.keys() != networks.keys():
             raise UserError(
                 f'optim_wrapper: optimizers of {", ".join(self.cfg)}, but the model has the '

@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+GB = 1e9
 STATUS = '/proc/self/status'
 UNIT = 1024  # bytes, of the figures in /proc
 CGROUP = Path('/sys/fs/cgroup')  # of a container, version 2

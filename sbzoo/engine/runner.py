@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sbzoo.gan.models.base import without_wrapper
+
 
 def unwrapped(runner: Runner) -> nn.Module:
-    """The model itself, out of the wrapper that distributed training puts around it."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    """The model of a run, out of the wrapper that distributed training puts around it."""
+    return without_wrapper(runner.model)
 
 
 class Window(list):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sbzoo.engine.peak_memory import GB
 from sbzoo.errors import UserError
 from sbzoo.report.tables import Cell, ResultTable, mean_std
 
@@ -15,7 +16,6 @@ from sbzoo.report.tables import Cell, ResultTable, mean_std
 MEASURED = (
     *('norm', 'padding', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack', 'batch'),
 )
-GB = 1e9
 
 
 class Measurement(NamedTuple):

@@ -47,9 +47,14 @@ def leaf(dataset: ConfigDict) -> ConfigDict:
 
 def wrappers_of(optim_wrapper: dict) -> list[dict]:
     """The configs of a training's optimizer wrappers: one, or of a GAN one for each network."""
+    return list(wrappers_by_network(optim_wrapper).values())
+
+
+def wrappers_by_network(optim_wrapper: dict) -> dict[str, dict]:
+    """The same by the name of the network, which is empty where there is one."""
     if 'optimizer' in optim_wrapper:
-        return [optim_wrapper]
-    return [value for value in optim_wrapper.values() if isinstance(value, dict)]
+        return {'': optim_wrapper}
+    return {name: value for name, value in optim_wrapper.items() if isinstance(value, dict)}
 
 
 def schedulers_of(cfg: Config, network: str = '') -> list[dict]:

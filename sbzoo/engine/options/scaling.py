@@ -27,7 +27,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, OPTIMIZERS
 
-from sbzoo.engine.options.parts import leaf, schedulers_of, wrappers_of
+from sbzoo.engine.options.parts import leaf, schedulers_of, wrappers_by_network, wrappers_of
 from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
 
@@ -225,12 +225,8 @@ RULES = dict(auto=_by_optimizer, linear=_linear)
 
 def _optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:
     """Those of a config by name: one, or of a GAN those of its networks."""
-    if 'optimizer' in cfg.optim_wrapper:
-        yield 'optimizer', cfg.optim_wrapper.optimizer
-        return
-    for name, wrapper in cfg.optim_wrapper.items():
-        if isinstance(wrapper, dict):
-            yield f'{name}.optimizer', wrapper.optimizer
+    for network, wrapper in wrappers_by_network(cfg.optim_wrapper).items():
+        yield f'{network}.optimizer'.lstrip('.'), wrapper.optimizer
 
 
 def _defaults(built: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -57,6 +57,11 @@ def mean(logs: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean of what micro-batches have logged; some values are not in all of them."""
     values = {name: [log[name] for log in logs if name in log] for log in logs for name in log}
     return {name: sum(each) / len(each) for name, each in values.items()}
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The model itself, out of the wrapper that distributed training puts around it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 @contextmanager

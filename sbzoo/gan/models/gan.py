@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
@@ -28,6 +27,7 @@ from sbzoo.gan.models.base import (
     mean,
     shares,
     update,
+    without_wrapper,
 )
 
 Batch = tuple[Tensor, Tensor | None]  # real images, and their labels if the model is conditional
@@ -80,7 +80,7 @@ class GAN(AdversarialModel):
         """The generator that samples: its EMA, if there is one."""
         if hasattr(self, 'generator_ema'):
             return self.generator_ema.module
-        return _unwrapped(self.generator)
+        return without_wrapper(self.generator)
 
     def train_step(self, data: dict | list[dict], optim_wrapper: OptimWrapperDict) -> Losses:
         """A step of the discriminator and, every `discriminator_steps`-th time, of the generator.
@@ -141,13 +141,13 @@ class GAN(AdversarialModel):
             logs.append(update(losses, wrapper, share))
         if hasattr(self, 'generator_ema'):
             images = sum(len(real) for real, _ in batches) * get_world_size()
-            self.generator_ema.update(_unwrapped(self.generator), images)
+            self.generator_ema.update(without_wrapper(self.generator), images)
         return mean(logs)
 
     def _with_noise(self, batches: list[Batch]) -> Iterator[tuple[Batch, Tensor, float]]:
         """Micro-batches, each with its noise, drawn as for one batch of them all, and its share."""
         sizes = [len(real) for real, _ in batches]
-        size, device = _unwrapped(self.generator).noise_size, self.data_preprocessor.device
+        size, device = without_wrapper(self.generator).noise_size, self.data_preprocessor.device
         noise = torch.randn(sum(sizes), size, device=device).split(sizes)
         return _alike(zip(batches, noise, shares(sizes), strict=True), self)
 
@@ -201,8 +201,3 @@ def _alike(micro_batches: Iterable[Any], model: nn.Module) -> Iterator[Any]:
         for vector, value in zip(vectors, first, strict=True):
             vector.copy_(value)
         yield micro_batch
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """A network without its distributed wrapper."""
-    return module.module if is_model_wrapper(module) else module
