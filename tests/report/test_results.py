@@ -17,10 +17,14 @@ from benchmarks import (
     records,
     runs,
     tables,
+    train,
     transfer,
 )
 
 from sbzoo import UserError
+from sbzoo.__main__ import parser_of
+from sbzoo.engine.options.config import build_config
+from sbzoo.engine.options.scaling import total_batch_size
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / 'model_cards/results/README.md'
@@ -114,6 +118,17 @@ def test_measurements_replace_those_of_the_same_machine(tmp_path):
     assert lines[0]['machine'].keys() == {'processor', 'cores', 'threads', 'system'}
     assert lines[0]['versions'].keys() == {'sbzoo', 'torch'}
     assert [p.name for p in tmp_path.iterdir()] == ['norm.jsonl']
+
+
+def test_the_price_of_accumulation_is_that_of_its_normalizer_alone(digits, tmp_path):
+    _, *accumulated = train.pairs(tmp_path)
+    assert len(accumulated) == 2
+    for pair in accumulated:
+        commands = pair.peer[2:], pair.ours[2:]
+        peer, ours = (build_config(parser_of('train').parse_args(words)) for words in commands)
+        assert total_batch_size(peer) == total_batch_size(ours) == pair.images
+        assert peer.train_cfg.pop('loss_normalizer') == 'batch'
+        assert peer.to_dict() == ours.to_dict()
 
 
 def test_a_folder_without_results_renders(tmp_path):

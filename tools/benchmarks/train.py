@@ -1,4 +1,4 @@
-"""Training throughput of configs/retinanet_gn_b2.py, beside MMDetection's own tools/train.py."""
+"""Training throughput beside MMDetection's own tools/train.py, and the price of accumulation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.config import Config
 
@@ -23,6 +26,7 @@ from sbzoo.report.measurements import compared
 from sbzoo.tools.cli import positive_int
 
 CONFIG = ROOT / 'configs/retinanet_gn_b2.py'
+ACCUMULATED = 'retinanet_gn_b2', 'rtmdet_gn_b8'  # targets of objects alone, and of predictions
 WINDOW = 50  # steps that a logged time is the mean of
 HOST = dict(
     AccumulatingEpochLoop='EpochBasedTrainLoop',
@@ -43,6 +47,15 @@ if not importlib.util.find_spec('mmcv._ext'):
 """
 
 
+class Pair(NamedTuple):
+    """What trains in two ways, and the images of its steps."""
+
+    what: str
+    peer: list[str]
+    ours: list[str]
+    images: int
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How long, how often, with how many threads."""
     add = parser.add_argument
@@ -56,28 +69,36 @@ def run(args: argparse.Namespace) -> None:
     """Train both ways in turn and put throughput and ratio on record."""
     ensure_digits(cache_dir() / 'digits')
     measured = []
-    for threads in args.threads:
-        protocol = dict(steps=args.steps, rounds=args.rounds)
-        row = dict(what=f'training of configs/{CONFIG.name}, images per second')
-        figures = _throughput(args.steps, args.rounds, threads)
-        measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads))
-        records.record(args.out, measured)
+    protocol = dict(steps=args.steps, rounds=args.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        for threads, pair in product(args.threads, pairs(Path(folder))):
+            row = dict(what=f'training of {pair.what}, images per second')
+            figures = _throughput(pair, args.steps, args.rounds, threads, folder)
+            measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads))
+            records.record(args.out, measured)
     records.show(args.out, compared('MMDetection', measured))
 
 
-def _throughput(steps: int, rounds: int, threads: int) -> dict[str, float]:
+def pairs(folder: Path) -> Iterator[Pair]:
+    """MMDetection's tool and ours, and with ours its normalizer of accumulated losses and ours."""
+    tool = [sys.executable, 'tools/train.py']
+    host = [sys.executable, str(_host_tools() / 'train.py'), str(write_peer(folder))]
+    yield Pair(f'configs/{CONFIG.name}', host, [*tool, str(CONFIG)], 2)
+    for name in ACCUMULATED:
+        exact = [*tool, f'configs/{name}.py', '--batch', '2', '--accumulate', '4']
+        own = [*exact, '--loss-normalizer', 'batch']
+        yield Pair(f'configs/{name}.py --batch 2 --accumulate 4', own, exact, 8)
+
+
+def _throughput(pair: Pair, steps: int, rounds: int, threads: int, folder: str) -> dict[str, float]:
     """Medians of both sides, and of the ratio within each round."""
-    with tempfile.TemporaryDirectory() as folder:
-        train = [sys.executable, 'tools/train.py', str(CONFIG)]
-        host = [sys.executable, str(_host_tools() / 'train.py'), str(write_peer(Path(folder)))]
-        pairs = [
-            [seconds(command, steps, threads, folder) for command in (host, train)]
-            for _ in range(rounds)
-        ]
-    theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
-    batch = Config.fromfile(CONFIG).train_dataloader.batch_size
-    ratio = statistics.median(a / b for a, b in pairs)
-    return dict(peer=batch / theirs, sbzoo=batch / ours, ratio=ratio)
+    times = [
+        [seconds(command, steps, threads, folder, pair.images) for command in pair[1:3]]
+        for _ in range(rounds)
+    ]
+    theirs, ours = (statistics.median(of_side) for of_side in zip(*times, strict=True))
+    ratio = statistics.median(a / b for a, b in times)
+    return dict(peer=pair.images / theirs, sbzoo=pair.images / ours, ratio=ratio)
 
 
 def write_peer(folder: Path) -> Path:
