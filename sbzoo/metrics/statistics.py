@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,10 @@ from torch import Tensor
 from sbzoo.errors import UserError
 from sbzoo.files import replacing
 from sbzoo.metrics.functional.frechet import frechet_distance
+from sbzoo.metrics.npz import array_names, read_arrays
+
+MOMENTS = 'mu', 'sigma'
+ROUNDING = 1e-5  # of the largest entry of a covariance: more than float32 leaves
 
 
 class FeatureStatistics:
@@ -124,31 +127,58 @@ class FeatureStatistics:
         """Read an .npz file of this class or of pytorch-fid.
 
         Raises:
-            UserError: There is no such file, or it is not of statistics.
+            UserError: There is no such file, or what it has is no mean and covariance.
         """
-        arrays = _read(Path(path))
-        mean, cov = arrays['mu'], arrays['sigma']
-        if mean.ndim != 1 or cov.shape != (*mean.shape, *mean.shape):
-            raise UserError(f'{path}: mu {mean.shape} and sigma {cov.shape}, not [d] and [d, d]')
-        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-            raise UserError(f'{path}: a value of mu or sigma is not finite')
-        of = str(arrays['extractor']) if 'extractor' in arrays else None
-        self = cls(len(mean), of, path)
-        self.n = int(arrays['n']) if 'n' in arrays else None
-        self.mean, cov = torch.from_numpy(mean).double(), torch.from_numpy(cov).double()
-        self.scatter = cov if self.n is None else cov * (self.n - 1)
+        arrays = read_arrays(Path(path), *MOMENTS, 'n', 'extractor')
+        if not arrays.keys() >= {*MOMENTS}:
+            held = ', '.join(array_names(Path(path))) or 'nothing'
+            raise UserError(f'{path}: it has {held}, not mu and sigma')
+        mean, cov = (_finite(f'{path}: {key}', arrays[key]) for key in MOMENTS)
+        if not mean.numel() or mean.ndim != 1 or cov.shape != (*mean.shape, *mean.shape):
+            shapes = f'mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}'
+            raise UserError(f'{path}: {shapes}, not [d] and [d, d]')
+        _check_covariance(f'{path}: sigma', cov)
+        self = cls(len(mean), _extractor(path, arrays.get('extractor')), path)
+        self.n = _count(path, arrays.get('n'))
+        self.mean, self.scatter = mean, cov if self.n is None else cov * (self.n - 1)
         return self
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that has `mu` and `sigma`."""
-    if not path.is_file():
-        raise UserError(f'{path}: no such file of statistics')
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (BadZipFile, EOFError, OSError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: not an .npz file of arrays, or a broken one') from error
-    if not arrays.keys() >= {'mu', 'sigma'}:
-        raise UserError(f'{path}: it has {", ".join(arrays) or "nothing"}, not mu and sigma')
-    return arrays
+def _finite(what: str, array: np.ndarray) -> Tensor:
+    """The real numbers of an array in float64, all of them finite."""
+    if array.dtype.kind not in 'iuf':
+        raise UserError(f'{what} is of type {array.dtype}; give real numbers')
+    values = torch.from_numpy(array.astype(np.float64))
+    if infinite := int((~values.isfinite()).sum()):
+        raise UserError(f'{what} has {infinite} values that are not finite; give finite numbers')
+    return values
+
+
+def _check_covariance(what: str, cov: Tensor) -> None:
+    """Check that it is symmetric and positive semi-definite, but for rounding."""
+    slack = ROUNDING * cov.abs().max()
+    row, column = divmod(int((cov - cov.T).argmax()), len(cov))
+    if cov[row, column] - cov[column, row] > slack:
+        pair = f'[{row}, {column}] is {cov[row, column]:g}, [{column}, {row}] {cov[column, row]:g}'
+        raise UserError(f'{what} is not symmetric ({pair}); give a covariance')
+    _, failed = torch.linalg.cholesky_ex(cov + slack * torch.eye(len(cov)))
+    if failed and (least := torch.linalg.eigvalsh(cov)[0]) < -slack:
+        raise UserError(
+            f'{what} is not positive semi-definite (an eigenvalue is {least:g}); give a covariance'
+        )
+
+
+def _extractor(path: str | Path, array: np.ndarray | None) -> str | None:
+    if array is not None and (array.dtype.kind != 'U' or array.ndim):
+        raise UserError(f'{path}: extractor is {_shown(array)}; give the name of one')
+    return None if array is None else str(array)
+
+
+def _count(path: str | Path, array: np.ndarray | None) -> int | None:
+    if array is not None and (array.dtype.kind not in 'iu' or array.ndim or array < 2):
+        raise UserError(f'{path}: n is {_shown(array)}; give the number of images, 2 or more')
+    return None if array is None else int(array)
+
+
+def _shown(array: np.ndarray) -> str:
+    return f'{array.dtype} {list(array.shape)}' if array.ndim else repr(array.item())
