@@ -155,30 +155,50 @@ def test_kernel_distance_has_no_bias():
         kernel_inception_distance(torch.randn(3, 2), torch.randn(9, 2))
 
 
-def slow_prdc(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
-    """As the papers have it, a pair at a time."""
-
-    def radius(x, i):
-        return sorted(np.linalg.norm(x[i] - y) for y in x)[k]
-
-    def inside(y, x):  # in which balls of x is y
-        return [np.linalg.norm(y - x[i]) <= radius(x, i) for i in range(len(x))]
-
-    balls = np.array([inside(y, real) for y in fake])  # [fake, real]
+def slow_prdc(distances: list[np.ndarray], k: int) -> dict[str, float]:
+    """As the authors' code has it: Kynkaanniemi et al. compare by <= and Naeem et al. by <."""
+    within_real, between, within_fake = distances
+    real_radius, fake_radius = (np.sort(d, 1)[:, k] for d in (within_real, within_fake))
+    inside = between < real_radius[:, None]
     return dict(
-        precision=balls.any(1).mean(),
-        recall=np.mean([any(inside(x, fake)) for x in real]),
-        density=balls.sum() / (k * len(fake)),
-        coverage=balls.any(0).mean(),
+        precision=(between <= real_radius[:, None]).any(0).mean(),
+        recall=(between <= fake_radius).any(1).mean(),
+        density=inside.sum(0).mean() / k,
+        coverage=inside.any(1).mean(),
     )
+
+
+def squared_distances(real: np.ndarray, fake: np.ndarray) -> list[np.ndarray]:
+    """Within the first, between both, within the second; exact for whole numbers."""
+    pairs = (real, real), (real, fake), (fake, fake)
+    return [np.square(x[:, None] - y).sum(2) for x, y in pairs]
 
 
 def test_prdc_equal_the_papers_formulas():
     real, fake = torch.randn(40, 3), torch.randn(30, 3) * 0.7 + 0.6
     got = compute_prdc(real, fake, k=3)
-    expected = slow_prdc(real.numpy(), fake.numpy(), k=3)
+    expected = slow_prdc(squared_distances(real.numpy(), fake.numpy()), k=3)
     assert got == pytest.approx(expected)
     assert all(0.1 < value < 1.5 and value != 1 for value in expected.values()), expected
+
+
+@pytest.mark.parametrize('copies', [1, 2, 7])
+def test_prdc_decide_ties_and_duplicates_as_whole_numbers_do(copies):
+    """Features on a lattice, many of them equally far, in units that are no binary fractions."""
+    rng = np.random.RandomState(copies)
+    real, fake = (rng.randint(0, 6, (n, 4)).repeat(copies, 0) for n in (60, 45))
+    for other in (fake, rng.permutation(real)):
+        expected = slow_prdc(squared_distances(real, other), k=5)
+        for unit in (0.1, 1e-4 / 3, 1e5 / 7):
+            features = (torch.from_numpy(x * unit + 7 * unit) for x in (real, other))
+            assert compute_prdc(*features) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize('d', [2, 64, 2048])
+def test_density_of_a_set_with_itself_is_one_in_any_order(d):
+    x = torch.randn(200, d) + 5
+    perfect = dict.fromkeys(('precision', 'recall', 'density', 'coverage'), 1.0)
+    assert compute_prdc(x, x) == compute_prdc(x, x[torch.randperm(200)]) == perfect
 
 
 def test_prdc_do_not_depend_on_chunks(monkeypatch):
