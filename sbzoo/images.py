@@ -18,6 +18,7 @@ from torch import Tensor
 from sbzoo.errors import UserError
 
 EXTENSIONS = ('jpg', 'jpeg', 'png', 'bmp', 'webp', 'tif', 'tiff', 'ppm', 'pgm', 'gif')
+SUFFIXES = tuple(f'.{extension}' for extension in EXTENSIONS)
 SHOWN = 10  # names in a message
 TAIL = 2**16  # bytes at the end of a file
 ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
@@ -25,6 +26,9 @@ ENDS = dict(JPEG=b'\xff\xd9', MPO=b'\xff\xd9', PNG=b'IEND\xaeB`\x82')
 
 def find_images(root: Path) -> tuple[Path, ...]:
     """The images in a folder and all folders below, sorted; names with a dot first are left out.
+
+    Links are followed. Each folder is read once, however many links lead to it, and an image that a
+    link repeats counts under its own name.
 
     Raises:
         UserError: No such folder, or no images in it.
@@ -40,18 +44,33 @@ def find_images(root: Path) -> tuple[Path, ...]:
 
 
 def _find(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root, followlinks=True):
-        below = [name for name in folders if not name.startswith('.')]
-        folders[:] = [name for name in below if not _leads_back(Path(folder, name))]
-        for name in files:
-            if name.lower().endswith(tuple(f'.{e}' for e in EXTENSIONS)) and name[0] != '.':
-                yield Path(folder, name)
+    found, links = {}, []
+    for folder, names in _folders(root):
+        real = os.path.realpath(folder)
+        for name in names:
+            if not name.lower().endswith(SUFFIXES) or name[0] == '.':
+                continue
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                links.append(path)
+            else:
+                found[os.path.join(real, name)] = path
+    alone = (link for link in links if os.path.realpath(link) not in found)
+    yield from map(Path, (*found.values(), *alone))
 
 
-def _leads_back(folder: Path) -> bool:
-    """Whether it is a link to a folder that it is in, whose images would be found 40 times."""
-    above = folder.absolute().parents
-    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in above}
+def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder once, with its files: those below by their own names, then those of links."""
+    seen, tops = {str(above) for above in root.resolve().parents}, [str(root)]
+    for top in tops:  # which grows
+        for folder, folders, files in os.walk(top):
+            folders[:] = sorted(name for name in folders if name[0] != '.')
+            if (real := os.path.realpath(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            tops += (p for name in folders if os.path.islink(p := os.path.join(folder, name)))
+            yield folder, files
 
 
 def read_rgb(path: Path) -> Image.Image:

@@ -164,6 +164,29 @@ def test_links_are_followed(root, tmp_path):
     assert read_image_folder(root).num_images == 1
 
 
+def test_an_image_counts_once_however_many_links_lead_to_it(root, tmp_path):
+    fill(root, 'b/1.png', 'c/2.png')
+    fill(tmp_path / 'store', '3.png')
+    (root / 'b/to_c').symlink_to(root / 'c')
+    (root / 'c/to_b').symlink_to('../b')  # in a circle that neither folder is above
+    (root / 'a').symlink_to(root / 'b')
+    (root / 'c/again.png').symlink_to('../b/1.png')
+    for link in 'd', 'e':
+        (root / link).symlink_to(tmp_path / 'store')
+    folder = read_image_folder(root)
+    assert [folder.name(path) for path in folder.paths] == ['b/1.png', 'c/2.png', 'd/3.png']
+    assert read_image_folder(root / 'a').num_images == 2  # a link itself
+
+
+def test_links_out_of_the_folder_are_images_of_their_own(root, tmp_path):
+    """As caches by content have them, where two files of equal bytes are one."""
+    fill(tmp_path / 'store', 'bytes.png')
+    root.mkdir()
+    for name in '1.png', '2.png':
+        (root / name).symlink_to(tmp_path / 'store/bytes.png')
+    assert read_image_folder(root).num_images == 2
+
+
 def test_classes_are_sub_folders(root):
     fill(root, 'dog/1.png', 'cat/a/2.png', 'cat/3.png')
     folder = read_image_folder(root, labels=True)
