@@ -68,6 +68,22 @@ def test_the_next_command_is_in_the_way_of_this_one(monkeypatch):
     assert paths.command('test') == 'sbzoo test'
 
 
+@pytest.mark.parametrize(
+    'tool', [tool for tool in TOOLS if '--seed' in parser_of(tool).format_help()]
+)
+@pytest.mark.parametrize('wrong', ['-1', str(2**31), str(2**63), str(2**64), '1.5', 'x'])
+def test_seeds_are_of_the_bits_that_every_generator_takes(tool, wrong, capsys):
+    parser = parser_of(tool)
+    assert parser.parse_args(['config', '--seed', str(2**31 - 1)]).seed == 2**31 - 1
+    with pytest.raises(SystemExit, match='2'):
+        parser.parse_args(['config', '--seed', wrong])
+    said = capsys.readouterr().err.splitlines()[-1]
+    cure = 'give 0 to 2147483647' if wrong.lstrip('-').isdigit() else 'invalid seed value'
+    assert 'argument --seed: ' in said
+    assert cure in said
+    assert wrong in said
+
+
 def failing(error: Exception, capsys) -> str:
     """What a tool says of an error."""
 

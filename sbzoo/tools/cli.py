@@ -24,6 +24,7 @@ EXIT_SIGNAL = 128  # and the number of the signal
 STOPS = [getattr(signal, n) for n in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, n)]
 STDOUT = 1
 WIDTH, LINES = 500, 200  # of a message, at most
+SEEDS = 2**31
 
 
 def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
@@ -189,4 +190,15 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text}: give 1 or more')
+    return value
+
+
+def seed(text: str) -> int:
+    """An option's value that random numbers follow from.
+
+    It is half of what NumPy takes, as ranks, data workers and images add their number to it.
+    """
+    value = int(text)
+    if not 0 <= value < SEEDS:
+        raise argparse.ArgumentTypeError(f'{text}: give 0 to {SEEDS - 1}')
     return value

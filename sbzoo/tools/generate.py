@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('checkpoint', nargs='?', help='a checkpoint, or a work directory for its newest')
     add('--card', metavar='NAME', help='a model card instead; `sbzoo cards` lists them')
     add('--num', type=cli.positive_int, metavar='N', help='how many (64)')
-    add('--seed', type=int, metavar='N', help='of the first image (0)')
+    add('--seed', type=cli.seed, metavar='N', help='of the first image (0)')
     add(
         '--out',
         type=Path,

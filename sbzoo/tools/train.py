@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='length of training; the schedule is stretched to it',
     )
-    add('--seed', type=int, metavar='N', help='of weights, order and augmentation')
+    add('--seed', type=cli.seed, metavar='N', help='of weights, order and augmentation')
     add(
         '--noise-scale',
         type=cli.positive_int,

@@ -1,5 +1,8 @@
 """A run that was stopped between two epochs and resumed is the unbroken run."""
 
+import random
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,19 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from sbzoo.engine.hooks.resume import ExactResumeHook
 from sbzoo.engine.options.config import load_config, use_sbzoo
 
 LR, BATCHES, TOGETHER = 0.1, 5, 2
+
+
+@pytest.mark.parametrize(('seed', 'epoch'), [(2**31 - 1, 0), (0, 4294), (0, 4295), (2**32 - 1, 7)])
+def test_every_epoch_of_every_seed_has_numbers_of_its_own(seed, epoch):
+    drawn = set()
+    for later in range(2):
+        ExactResumeHook().before_train_epoch(SimpleNamespace(seed=seed, epoch=epoch + later))
+        drawn.add((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert all(len(set(numbers)) == 2 for numbers in zip(*drawn, strict=True))
 
 
 class Noisy(Dataset):

@@ -73,6 +73,15 @@ def test_labels_go_round(sngan):
     assert torch.equal(torch.stack(found), expected)
 
 
+@pytest.mark.parametrize('seed', [-1, 2**32, 2**63, 2**64])
+def test_seeds_that_torch_would_cut_to_those_of_other_images_are_refused(sngan, seed):
+    with pytest.raises(UserError, match=f'^seed {seed}: those of images can be 0 to 4294967295'):
+        list(generate.sample(sngan, range(seed, seed + 1)))
+    with pytest.raises(UserError, match=f'^seed {seed}: '):
+        generate.interpolate(sngan, [0, seed], steps=2)
+    assert len(list(generate.sample(sngan, range(2**32 - 1, 2**32)))) == 1
+
+
 def test_small_batches_are_the_same_images(sngan, monkeypatch):
     whole = torch.stack(list(generate.sample(sngan, range(5))))
     monkeypatch.setattr(generate, 'PIXELS', 2 * 32 * 32)

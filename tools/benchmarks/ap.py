@@ -24,7 +24,7 @@ from benchmarks import records
 from benchmarks.ap_cases import CASES, case
 from sbzoo.metrics.coco_ap import STATS, CocoAP
 from sbzoo.report.measurements import Measurement, compared
-from sbzoo.tools.cli import positive_int
+from sbzoo.tools.cli import positive_int, seed
 
 HEIGHT, WIDTH = 480, 640  # pixels
 CLASSES = tuple(f'class {i}' for i in range(80))
@@ -33,7 +33,7 @@ CLASSES = tuple(f'class {i}' for i in range(80))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How large the validation set is."""
     parser.add_argument('--images', type=positive_int, default=5000, metavar='N')
-    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N')
     parser.add_argument('--rounds', type=positive_int, default=3, metavar='N')
     records.add_out(parser, 'ap.jsonl')
 

@@ -20,7 +20,7 @@ from sbzoo.files import write
 from sbzoo.images import to_plus_minus_one
 from sbzoo.metrics.extractors.digits import CARD, SIZE, DigitClassifier
 from sbzoo.paths import ROOT
-from sbzoo.tools.cli import positive_int
+from sbzoo.tools.cli import positive_int, seed
 
 BATCH, LR = 64, 3e-3
 PACKAGES = 'torch', 'scikit-learn', 'pillow', 'numpy'
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How long, from which seed, and where to."""
     add = parser.add_argument
     add('--epochs', type=positive_int, default=10, metavar='N')
-    add('--seed', type=int, default=0, metavar='N')
+    add('--seed', type=seed, default=0, metavar='N')
     add('--out', type=Path, default=ROOT / 'work_dirs/digit_classifier/model.safetensors')
 
 

@@ -17,13 +17,13 @@ from rich.progress import track
 from benchmarks import records
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT
-from sbzoo.tools.cli import positive_int
+from sbzoo.tools.cli import positive_int, seed
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, file: str) -> None:
     """Which seeds, how many side by side, and where to."""
     add = parser.add_argument
-    add('--seeds', nargs='+', type=int, default=(0, 1, 2), metavar='SEED')
+    add('--seeds', nargs='+', type=seed, default=(0, 1, 2), metavar='SEED')
     add('--jobs', type=positive_int, default=2, help='runs side by side, a thread each')
     add('--dir', type=Path, default=ROOT / 'work_dirs' / name, help='runs that are there are kept')
     records.add_out(parser, file)

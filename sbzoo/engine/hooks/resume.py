@@ -25,6 +25,7 @@ from sbzoo.norm.key_names import accept_published_names
 Batch = dict | list[dict]  # the latter where several micro-batches are accumulated
 HINT = 'try a lower --lr or a longer warm-up'
 CHANGES = 'changes'  # in mmengine's message hub, which checkpoints keep
+NUMPY_SEEDS = 2**32  # which some thousand epochs go beyond
 OPTIONS = 'param_groups', 'base_param_settings'  # of an optimizer's state; the latter is mmengine's
 
 
@@ -77,7 +78,7 @@ class ExactResumeHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed Python, NumPy and torch."""
-        set_random_seed(runner.seed + 1_000_003 * runner.epoch + get_rank())
+        set_random_seed((runner.seed + 1_000_003 * runner.epoch + get_rank()) % NUMPY_SEEDS)
 
 
 def _forget_validations(checkpoint: dict) -> None:

@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from sbzoo.errors import choose
+from sbzoo.errors import UserError, choose
 from sbzoo.gan.diff_augment import diff_augment
 from sbzoo.gan.ema import RampUpEMA
 from sbzoo.gan.gradient_penalties import LazyPenalty
@@ -30,6 +30,7 @@ from sbzoo.gan.models.base import (
     without_wrapper,
 )
 
+SEEDS = 2**32  # of the noise of an image
 Batch = tuple[Tensor, Tensor | None]  # real images, and their labels if the model is conditional
 
 
@@ -184,8 +185,14 @@ class GAN(AdversarialModel):
         return sampler(noise, None if labels is None else labels.to(noise.device), **options)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """The noise [N, noise_size] of the seeds."""
+        """The noise [N, noise_size] of the seeds.
+
+        Raises:
+            UserError: One is not of 32 bits, of which torch's generator would take the lower ones.
+        """
         size = self.sampler.noise_size
+        if wrong := [s for s in seeds if not 0 <= s < SEEDS]:
+            raise UserError(f'seed {wrong[0]}: those of images can be 0 to {SEEDS - 1}')
         rows = [torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds]
         return torch.stack(rows).to(self.data_preprocessor.device)
 
