@@ -28,7 +28,7 @@ def color(x: Tensor) -> Tensor:
 
 def translation(x: Tensor, ratio: float = 1 / 8) -> Tensor:
     """A shift by up to `ratio` of each side, padded with zeros."""
-    reach = [round(side * ratio) for side in x.shape[2:]]
+    reach = [_pixels(side, ratio) for side in x.shape[2:]]
     rows, columns = (
         torch.arange(side, device=x.device) + _integers(x, 2 * by + 1)
         for side, by in zip(x.shape[2:], reach, strict=True)
@@ -44,7 +44,7 @@ def cutout(x: Tensor, ratio: float = 1 / 2) -> Tensor:
     """Zeros in a rectangle of `ratio` of each side, which may extend beyond the border."""
     inside = []
     for side in x.shape[2:]:
-        size = round(side * ratio)
+        size = _pixels(side, ratio)
         first = _integers(x, side + 1 - size % 2) - size // 2
         position = torch.arange(side, device=x.device)
         inside.append((position >= first) & (position < first + size))
@@ -55,6 +55,11 @@ def cutout(x: Tensor, ratio: float = 1 / 2) -> Tensor:
 def flip(x: Tensor) -> Tensor:
     """A horizontal flip with probability 0.5."""
     return torch.where(_uniform(x, 0, 1) < 0.5, x.flip(3), x)
+
+
+def _pixels(side: int, ratio: float) -> int:
+    """A part of a side, a half of a pixel upwards, where Python rounds to even."""
+    return int(side * ratio + 0.5)
 
 
 def _uniform(x: Tensor, low: float, high: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Losses, penalties and augmentation against torch's functions, closed forms and brute force."""
 
 import math
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -249,6 +250,39 @@ def test_translation_is_one_of_the_shifts_and_all_occur():
         assert len(found) == 1
         seen.add(found[0])
     assert seen == set(shifts)
+
+
+def official(side: int, ratio: float) -> int:
+    """The published size of a cutout and reach of a translation: a half rounds up."""
+    return math.floor(side * ratio + 0.5)
+
+
+@pytest.mark.parametrize('side', [1, 2, 3, 4, 5, 7, 9, 12, 17, 20])
+def test_cutout_draws_the_published_rectangles_of_any_side(side):
+    """`size` pixels from offset - size // 2 on, of offsets 0 to side - size % 2, all as likely."""
+    other, size = 6, official(side, 1 / 2)
+    offsets = range(side + 1 - size % 2)
+    expected = Counter()
+    for offset in offsets:
+        first = offset - size // 2
+        expected[tuple(int(first <= row < first + size) for row in range(side))] += 1
+    x = torch.ones(3000, 1, side, other)
+    for pixels in (x, x.transpose(2, 3)):
+        hole = cutout(pixels)[:, 0] == 0
+        lines = hole.any(2) if pixels is x else hole.any(1)
+        found = Counter(tuple(line) for line in lines.int().tolist())
+        assert found.keys() == expected.keys()
+        for line, times in expected.items():
+            assert found[line] / 3000 == pytest.approx(times / len(offsets), abs=0.05)
+
+
+@pytest.mark.parametrize('side', [3, 4, 7, 11, 12, 17, 20, 28])
+def test_translation_reaches_as_far_as_published_on_any_side(side):
+    x = torch.arange(1.0, side + 1)[:, None].expand(500, 1, side, 6)
+    first = translation(x)[:, 0, :, 2]
+    shifts = {int(d[d != 0][0] - d.nonzero()[0].item() - 1) for d in first}
+    reach = official(side, 1 / 8)
+    assert shifts == set(range(-reach, reach + 1))
 
 
 def test_cutout_is_a_rectangle_of_half_the_sides():
