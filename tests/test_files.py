@@ -41,7 +41,7 @@ def test_permissions_follow_the_umask(tmp_path, monkeypatch, umask):
     AtomicBackend().put(b'', tmp_path / 'epoch_1.pth')
     Features.of(torch.randn(9, 3), 'digits').statistics.save(tmp_path / 'statistics.npz')
     images = iter(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
-    folders = generate.save(images, 2, tmp_path / 'samples'), tmp_path / 'built'
+    folders = generate.save(images, ['0.png', '1.png'], tmp_path / 'samples'), tmp_path / 'built'
     ensure_built(folders[1], build, 'digest')
     files = tmp_path / 'epoch_1.pth', tmp_path / 'statistics.npz', decoded(tmp_path, monkeypatch)
     for path in files:

@@ -134,6 +134,22 @@ def translate(model: Translation, folder: ImageFolder, size: int) -> Iterator[Te
     return _in_batches(batch, range(folder.num_images), size)
 
 
+def numbered(num: int) -> list[str]:
+    """The names of the files of samples."""
+    return [f'{index:06d}.png' for index in range(num)]
+
+
+def names_of(folder: ImageFolder) -> list[str]:
+    """The names of the files of translations, those of their sources with the suffix .png.
+
+    It comes after the sources' own suffixes if some of them differ in these alone.
+    """
+    names = [folder.name(path) for path in folder.paths]
+    stems = [Path(name).with_suffix('').as_posix() for name in names]
+    distinct = len(set(stems)) == len(stems)
+    return [f'{name}.png' for name in (stems if distinct else names)]
+
+
 def _in_batches(
     batch: Callable[[Sequence[int]], Tensor], items: Sequence[int], size: int
 ) -> Iterator[Tensor]:
@@ -153,20 +169,26 @@ def _in_batches(
         start += len(images)
 
 
-def save(images: Iterator[Tensor], num: int, out: Path, columns: int = COLUMNS) -> Path:
+def save(images: Iterator[Tensor], names: Sequence[str], out: Path, columns: int = COLUMNS) -> Path:
     """Write images: a grid to `.png`, all to `.npz` ([N, H, W, 3]), or a PNG each to a folder.
+
+    Args:
+        images: uint8 [3, H, W].
+        names: Of the files in a folder, one for each image.
+        out: The file, or a new folder.
+        columns: Of a grid.
 
     Raises:
         UserError: The folder exists and is not empty, or it is named as a file of another kind.
     """
-    images = track(images, 'images', total=num)
+    images = track(images, 'images', total=len(names))
     if out.suffix == '.png':
         return save_png(image_grid(torch.stack(list(images)), columns), out)
     if out.suffix == '.npz':
         return _save_npz(np.stack([image.permute(1, 2, 0).numpy() for image in images]), out)
     if out.suffix[1:].lower() in EXTENSIONS:
         raise UserError(f'--out {out}: give a file.png, a file.npz, or a new folder')
-    return _save_folder(images, out)
+    return _save_folder(images, names, out)
 
 
 def _save_npz(images: np.ndarray, out: Path) -> Path:
@@ -175,10 +197,12 @@ def _save_npz(images: np.ndarray, out: Path) -> Path:
     return out
 
 
-def _save_folder(images: Iterator[Tensor], out: Path) -> Path:
+def _save_folder(images: Iterator[Tensor], names: Sequence[str], out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f'{out}: exists already; give a new folder, or a file.png or file.npz')
     with new_folder(out) as folder:
-        for index, image in enumerate(images):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{index:06d}.png')
+        for name, image in zip(names, images, strict=True):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return out

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out',
         type=Path,
         default=Path('samples.png'),
-        help='FILE.png for a grid, FILE.npz for pixels [N, H, W, 3], a new folder for a PNG each',
+        help='FILE.png for a grid, FILE.npz for pixels [N, H, W, 3], a new folder for a PNG each; '
+        'translations keep the names of their sources',
     )
     add(
         '--labels',
@@ -67,9 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from sbzoo.engine.sampling import save
 
-    images, num, columns = pictures(*load(args), args)
-    out = save(images, num, args.out, columns)
-    print(f'{num} images: {out}')
+    images, names, columns = pictures(*load(args), args)
+    out = save(images, names, args.out, columns)
+    print(f'{len(names)} images: {out}')
     if out.is_dir():
         print(f'next:    {command("fid", "REAL_FOLDER", out)}')
 
@@ -90,7 +91,7 @@ def load(args: argparse.Namespace) -> tuple[Config, AdversarialModel]:
 
 
 def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> tuple:
-    """The images that the options ask for, how many, and in how many columns of a grid."""
+    """The images that the options ask for, their names, and the columns of a grid of them."""
     from sbzoo.engine import sampling
     from sbzoo.errors import UserError
     from sbzoo.gan.models.image_to_image import Translation
@@ -108,11 +109,12 @@ def pictures(cfg: Config, model: AdversarialModel, args: argparse.Namespace) -> 
     num, seed = args.num or 64, args.seed or 0
     seeds = range(seed, seed + num)
     if not args.interpolate:
-        return sampling.sample(model, seeds, args.labels, **options), num, sampling.COLUMNS
+        images = sampling.sample(model, seeds, args.labels, **options)
+        return images, sampling.numbered(num), sampling.COLUMNS
     if num < 2:
         raise UserError('--interpolate: give --num 2 or more, the images to interpolate between')
     images = sampling.interpolate(model, seeds, args.interpolate, args.labels, **options)
-    return images, (num - 1) * args.interpolate, args.interpolate
+    return images, sampling.numbered((num - 1) * args.interpolate), args.interpolate
 
 
 def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
@@ -123,4 +125,4 @@ def translations(cfg: Config, model: AdversarialModel, root: Path) -> tuple:
 
     folder = read_image_folder(root)
     size = leaf(cfg.test_dataloader.dataset).image_size
-    return sampling.translate(model, folder, size), folder.num_images, sampling.COLUMNS
+    return sampling.translate(model, folder, size), sampling.names_of(folder), sampling.COLUMNS

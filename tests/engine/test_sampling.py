@@ -14,6 +14,7 @@ from sbzoo.data.image_folder import read_image_folder
 from sbzoo.engine import sampling as generate
 from sbzoo.engine.options.config import load_config
 from sbzoo.errors import UserError
+from sbzoo.gan.models.image_to_image import Translation
 from sbzoo.gan.networks.blocks import ClassEmbedding
 from sbzoo.images import to_uint8
 
@@ -137,10 +138,37 @@ def test_a_folder_is_translated_image_by_image(tmp_path):
         list(generate.translate(cyclegan, read_image_folder(tmp_path), 64))
 
 
+@pytest.mark.parametrize(
+    ('sources', 'expected'),
+    [
+        (['a.b.jpg', 'sub/a.PNG'], ['a.b.png', 'sub/a.png']),
+        (['a.jpg', 'a.jpg.png', 'a.png'], ['a.jpg.png', 'a.jpg.png.png', 'a.png.png']),
+    ],
+)
+def test_translations_keep_the_names_of_their_sources(tmp_path, sources, expected):
+    for level, name in enumerate(sources):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8), (level, 0, 0)).save(tmp_path / 'in' / name, format='PNG')
+    folder = read_image_folder(tmp_path / 'in')
+    images = generate.translate(Same(), folder, 8)
+    out = generate.save(images, generate.names_of(folder), tmp_path / 'out')
+    found = {p.relative_to(out).as_posix(): np.array(Image.open(p)) for p in out.rglob('*.png')}
+    assert {name: pixels[0, 0, 0] for name, pixels in found.items()} == {
+        name: level for level, name in enumerate(expected)
+    }
+
+
+class Same(Translation):
+    """Translates an image to itself."""
+
+    def translate(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
 @pytest.mark.parametrize('name', ['a.jpg', 'a.PNG', 'a.tiff'])
 def test_pictures_of_other_kinds_are_no_folders(tmp_path, name):
     with pytest.raises(UserError, match=rf'{name}: give a file.png, a file.npz, or a new folder'):
-        generate.save(iter([]), 0, tmp_path / name)
+        generate.save(iter([]), [], tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
