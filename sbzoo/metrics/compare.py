@@ -64,8 +64,8 @@ def compare(
     """Compare two sets of images; the features of `real` are kept in the cache.
 
     Args:
-        real: A folder, an .npz file of statistics, the config of a data set, or what `open_source`
-            makes of these.
+        real: A folder, an .npz file of statistics or images, the config of a data set, or what
+            `open_source` makes of these.
         fake: The generated images, likewise; None only saves the statistics of `real`.
         extractor: `inception` (FID), `inception:64`, `timm:MODEL` or `digits`.
         weights: The file of its weights, where it is not the usual one.
@@ -83,9 +83,10 @@ def compare(
         UserError: An input is missing, broken, or not what the options need.
     """
     asked = dict(kid=kid, prdc=prdc, infinity=infinity)
-    _check_options(real, fake, save_stats, **asked)
+    _check_output(fake, save_stats)
     spec = extractor_name(extractor)
     sources = [open_source(source) for source in (real, fake) if source is not None]
+    _check_images(sources, **asked)
     network = _build_network(spec, weights, sources)
     loading = dict(batch_size=batch_size, workers=workers)
     reals = cached_features(sources[0], network, keep=kid or prdc, **loading)
@@ -194,26 +195,26 @@ def _too_few(spec: str, n: int) -> str | None:
     return f'{n} images, so without {" and ".join(missing)}' if missing else None
 
 
-def _check_options(
-    real: object, fake: object, save_stats: str | Path | None, **asked: bool
-) -> None:
-    """Check that the options and the inputs go together, before any work."""
+def _check_output(fake: object, save_stats: str | Path | None) -> None:
+    """Check that there is something to do, and a place for it, before any work."""
     if fake is None and not save_stats:
         raise UserError('give FAKE to compare REAL with, or --save-stats OUT.npz')
     if save_stats and Path(save_stats).suffix != '.npz':
         raise UserError(f'{save_stats}: statistics are written to a file named .npz')
     if save_stats and Path(save_stats).exists():
         raise UserError(f'{save_stats}: exists already')
-    for option, is_asked in asked.items():
-        for source in (fake,) if option == 'infinity' else (fake, real):
-            if is_asked and (source is None or _is_statistics(source)):
+
+
+def _check_images(sources: list[Source], **asked: bool) -> None:
+    """Check that there are images for what is not told from statistics."""
+    for option in (option for option, is_asked in asked.items() if is_asked):
+        if len(sources) < 2:
+            raise UserError(f'--{option} compares two sets of images: give FAKE')
+        for source in sources[1:] if option == 'infinity' else sources:
+            if isinstance(source, FeatureStatistics):
                 raise UserError(
-                    f'--{option} needs images of both, and statistics are none: {source}'
+                    f'--{option} needs images of both, and statistics are none: {source.path}'
                 )
-
-
-def _is_statistics(source: object) -> bool:
-    return isinstance(source, FeatureStatistics) or str(source).endswith('.npz')
 
 
 def _build_network(

@@ -21,10 +21,12 @@ from sbzoo.errors import UserError
 from sbzoo.files import replacing
 from sbzoo.images import find_images, read_rgb, to_tensor
 from sbzoo.metrics.extractors.base import Extractor
-from sbzoo.metrics.statistics import FeatureStatistics
+from sbzoo.metrics.npz import array_names, read_arrays
+from sbzoo.metrics.statistics import MOMENTS, FeatureStatistics
 from sbzoo.paths import cache_dir
 
 BATCH = 50  # images
+PIXELS = 'arr_0'  # NumPy's own name of an array in an .npz file
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,53 @@ class ImageFiles(Dataset):
         return digest.hexdigest()
 
 
+class ImageArray(Dataset):
+    """The images of an .npz file, uint8 RGB [N, H, W, 3], as `tools/generate.py` writes them.
+
+    An item is `dict(inputs=uint8 RGB [3, H, W])`.
+
+    Args:
+        path: The file; the array has the name that NumPy gives one without a name.
+
+    Raises:
+        UserError: There is no such file, or what it has are no images or fewer than two.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.pixels = read_arrays(Path(path), PIXELS)[PIXELS]
+        kind, shape = self.pixels.dtype, self.pixels.shape
+        if kind != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+            raise UserError(
+                f'{path}: {PIXELS} is {kind} {list(shape)}; give images, uint8 RGB [N, H, W, 3]'
+            )
+        if len(self) < 2:
+            raise UserError(f'{path}: {len(self)} image(s); a distance takes two or more')
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict:
+        return dict(inputs=torch.from_numpy(self.pixels[index]).permute(2, 0, 1))
+
+
 Source = FeatureStatistics | Dataset
+
+
+def is_statistics(source: str | Path) -> bool:
+    """Whether a source is an .npz file that has no images, without reading more than its index."""
+    path = Path(source)
+    if path.suffix != '.npz':
+        return False
+    return (
+        not path.is_file() or PIXELS not in (names := array_names(path)) or {*MOMENTS} <= {*names}
+    )
 
 
 def open_source(source: str | Path | dict | Source) -> Source:
     """Images or their statistics, of a folder, an .npz file, or the config of a data set.
 
-    Items of a data set are `dict(inputs=uint8 RGB [3, H, W], ...)`.
+    Items of a data set are `dict(inputs=uint8 RGB [3, H, W], ...)`. An .npz file has statistics
+    (`mu` and `sigma`), or else images; see `ImageArray`.
 
     Raises:
         UserError: It is not there, or has no images.
@@ -96,8 +138,10 @@ def open_source(source: str | Path | dict | Source) -> Source:
         return DATASETS.build(source)
     if isinstance(source, (FeatureStatistics, Dataset)):
         return source
-    if Path(source).suffix == '.npz':
+    if is_statistics(source):
         return FeatureStatistics.load(source)
+    if Path(source).suffix == '.npz':
+        return ImageArray(source)
     if not Path(source).exists():
         raise UserError(f'{source}: no such folder or .npz file')
     return ImageFiles(source)

@@ -17,7 +17,7 @@ from sbzoo.errors import UserError
 from sbzoo.metrics.compare import PRDC, compare_features
 from sbzoo.metrics.extractors import build_extractor, extractor_name
 from sbzoo.metrics.extractors.base import frechet_name, kid_name
-from sbzoo.metrics.features import Features, Source, cached_features, open_source
+from sbzoo.metrics.features import Features, Source, cached_features, is_statistics, open_source
 from sbzoo.metrics.statistics import FeatureStatistics
 
 
@@ -30,8 +30,9 @@ class FrechetDistance(BaseMetric):
     few images for is left out, which the log says.
 
     Args:
-        real: A folder, an .npz file of statistics, or the config of a data set whose items have
-            `inputs`, uint8 RGB [3, H, W]. Its features are made once and kept in $SBZOO_CACHE.
+        real: A folder, an .npz file of statistics or images, or the config of a data set whose
+            items have `inputs`, uint8 RGB [3, H, W]. Its features are made once and kept in
+            $SBZOO_CACHE.
         held_out: Other real images; their distance to `real` is what a perfect generator would
             have, beside which the others are to be read.
         extractor: `digits`, `inception`, `inception:64` or `timm:MODEL`.
@@ -71,7 +72,7 @@ class FrechetDistance(BaseMetric):
         spec = extractor_name(extractor)
         name, kid = frechet_name(spec), kid_name(spec)
         keys = [name]
-        if isinstance(real, dict) or Path(real).suffix != '.npz':
+        if isinstance(real, dict) or not is_statistics(real):
             keys += [kid, f'{kid}-std', *PRDC]
         if held_out is not None:
             keys.append(f'{name}-real')

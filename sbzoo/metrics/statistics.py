@@ -132,7 +132,7 @@ class FeatureStatistics:
         arrays = read_arrays(Path(path), *MOMENTS, 'n', 'extractor')
         if not arrays.keys() >= {*MOMENTS}:
             held = ', '.join(array_names(Path(path))) or 'nothing'
-            raise UserError(f'{path}: it has {held}, not mu and sigma')
+            raise UserError(f'{path}: it has {held}, not mu and sigma, nor arr_0 of images')
         mean, cov = (_finite(f'{path}: {key}', arrays[key]) for key in MOMENTS)
         if not mean.numel() or mean.ndim != 1 or cov.shape != (*mean.shape, *mean.shape):
             shapes = f'mu {tuple(mean.shape)} and sigma {tuple(cov.shape)}'

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from sbzoo.metrics.compare import Comparison
 
 EXAMPLES = r"""
-REAL and FAKE are folders, .npz files of statistics in pytorch-fid's format, or card://NAME for
-samples of the generator of a model card. FID is biased by the number of images: compare figures of
+REAL and FAKE are folders, .npz files of statistics in pytorch-fid's format or of images as
+tools/generate.py writes them (uint8 [N, H, W, 3]), or card://NAME for samples of the generator of a
+model card. FID is biased by the number of images: compare figures of
 the same number alone. With fewer than a few thousand, read --kid instead.
 
 Images are found and read as in training. On 8-bit RGB files in one folder that is what pytorch-fid
@@ -29,6 +30,7 @@ examples:
   python tools/fid.py photographs samples --kid --prdc
   python tools/fid.py photographs --save-stats photographs.npz
   python tools/fid.py photographs.npz samples --json
+  python tools/fid.py photographs samples.npz
   python tools/fid.py digits/test samples --extractor digits --kid
   python tools/fid.py digits/train card://dcgan_in_b2 --num 299 --extractor digits
 """

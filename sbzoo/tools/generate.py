@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     images, names, columns = pictures(*load(args), args)
     out = save(images, names, args.out, columns)
     print(f'{len(names)} images: {out}')
-    if out.is_dir():
+    if out.suffix != '.png':
         print(f'next:    {command("fid", "REAL_FOLDER", out)}')
 
 

@@ -1,6 +1,7 @@
 """FID against pytorch-fid on the same images and weights, its tool, and the metric of mmengine."""
 
 import json
+import re
 import runpy
 import threading
 from functools import partial
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset
 import sbzoo
 from sbzoo.checkpoint import cards
 from sbzoo.data.image_folder import decode, read_image_folder
+from sbzoo.engine import sampling
 from sbzoo.engine.options.config import load_config
 from sbzoo.metrics.compare import compare
 from sbzoo.metrics.extractors import build_extractor, extractor_name, inception
@@ -117,6 +119,45 @@ def test_equals_pytorch_fid(fid, folders, weights, dims):
     images = [open_source(folders[0])[index]['inputs'] for index in (0, -1)]  # of two sizes
     ours, theirs = Inception(weights, dims)(images).numpy(), features[0][[0, -1]]
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_an_array_of_images_is_as_good_as_a_folder_of_them(fid, tmp_path, capsys):
+    real, fake, array = tmp_path / 'real', tmp_path / 'fake', tmp_path / 'fake.npz'
+    write_images(real, 9, size=32)
+    paths = write_images(fake, 8, size=32, seed=1)
+    images = (torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths)
+    sampling.save(images, sampling.numbered(8), array)
+    capsys.readouterr()  # its progress bar
+    options = '--extractor', 'digits', '--kid', '--prdc', '--json'
+    found, expected = (json.loads(fid(real, path, *options)[1]) for path in (array, fake))
+    assert found['metrics'] == expected['metrics']
+    assert found['protocol']['fake'] == f'{array}, 8 images'
+    reverse = json.loads(fid(array, real, *options)[1])['metrics']
+    assert reverse['FD-digits'] == pytest.approx(found['metrics']['FD-digits'])
+    assert tuple(reverse) == FrechetDistance.keys_of(array)
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'line'),
+    [
+        (np.zeros((4, 8, 8, 3), np.float32), 'arr_0 is float32 [4, 8, 8, 3]; give images, uint8'),
+        (np.zeros((4, 3, 8, 8), np.uint8), 'arr_0 is uint8 [4, 3, 8, 8]; give images'),
+        (np.zeros((4, 0, 8, 3), np.uint8), 'arr_0 is uint8 [4, 0, 8, 3]; give images'),
+        (np.zeros((8, 8, 3), np.uint8), 'arr_0 is uint8 [8, 8, 3]; give images'),
+        (np.zeros((1, 8, 8, 3), np.uint8), '1 image(s); a distance takes two or more'),
+        (np.array([None]), 'arr_0 cannot be read as an array of numbers'),
+    ],
+)
+def test_an_array_of_anything_else_is_refused(tmp_path, pixels, line):
+    np.savez(tmp_path / 'a.npz', pixels)
+    with pytest.raises(sbzoo.UserError, match=re.escape(f'a.npz: {line}')):
+        open_source(tmp_path / 'a.npz')
+
+
+def test_statistics_beside_images_are_taken(tmp_path):
+    """As in the reference batches of guided diffusion."""
+    np.savez(tmp_path / 'a.npz', np.zeros((4, 8, 8, 3), np.uint8), mu=np.zeros(3), sigma=np.eye(3))
+    assert open_source(tmp_path / 'a.npz').d == 3
 
 
 def test_statistics_files_go_both_ways(fid, folders, weights, tmp_path):
