@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner.checkpoint import get_state_dict
 from torch import nn
 
@@ -15,6 +15,7 @@ from sbzoo.checkpoint.cards import Card
 from sbzoo.checkpoint.io import check_fit, load
 from sbzoo.checkpoint.key_maps import GENERATOR, Weights, below, without_wrappers
 from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.parts import leaf
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
@@ -46,12 +47,23 @@ def build_model(cfg: Config) -> nn.Module:
 def load_model(cfg: Config, reference: str | Path) -> nn.Module:
     """The model of a config with the weights of a reference: ready to use, on the GPU if any.
 
+    Its `dataset_meta` is, as in MMDetection, what is known of the data that it was trained on.
+
     Raises:
         UserError: The weights are not found, cannot be downloaded, or are of another model.
     """
-    model = build_model(cfg)
-    model.load_state_dict(whole(load(reference)['state_dict'], model, reference))
+    model, checkpoint = build_model(cfg), load(reference)
+    model.load_state_dict(whole(checkpoint['state_dict'], model, reference))
+    model.dataset_meta = checkpoint['meta'].get('dataset_meta') or _metainfo(cfg)
     return model.to(get_device()).eval()
+
+
+def _metainfo(cfg: Config) -> dict:
+    """What the config and the class of its training set say, without opening that."""
+    dataset = leaf(cfg.get('train_dataloader', {}).get('dataset', {}))
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
+        kind = registry.get(dataset.get('type', ''))
+    return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
 
 
 def whole(weights: Weights, model: nn.Module, source: str | Path) -> Weights:

@@ -32,6 +32,7 @@ from sbzoo.images import (
     to_uint8,
 )
 
+Labels = Sequence[int | str]  # indices or names of classes
 PIXELS = 2**20  # of a batch that is generated at once
 COLUMNS = 8
 
@@ -50,15 +51,15 @@ def load_generator(cfg: Config, reference: str | Path) -> AdversarialModel:
 
 
 def sample(
-    model: GAN, seeds: Sequence[int], labels: Sequence[int] | None = None, **options: float
+    model: GAN, seeds: Sequence[int], labels: Labels | None = None, **options: float
 ) -> Iterator[Tensor]:
     """Sample an image, uint8 [3, S, S], for each seed; labels, if any, are cycled.
 
     Raises:
         UserError: Labels or options that the generator does not take.
     """
-    _check_options(model, labels, options)
-    classes = labels or range(model.sampler.num_classes)
+    _check_options(model, options)
+    classes = class_indices(model, labels) or range(model.sampler.num_classes)
 
     def batch(chunk: Sequence[int]) -> Tensor:
         chosen = cycled_labels((seed - seeds[0] for seed in chunk), classes)
@@ -67,26 +68,46 @@ def sample(
     return _in_batches(batch, seeds, model.sampler.image_size)
 
 
-def _check_options(model: GAN, labels: Sequence[int] | None, options: dict) -> None:
-    kind, count = type(model.sampler).__name__, model.sampler.num_classes
+def class_indices(model: GAN, labels: Labels | None) -> list[int]:
+    """The indices of classes: of names, of indices, and of text that is an index but no name.
+
+    Raises:
+        UserError: There is no such class; the message lists those that there are.
+    """
+    count, names = model.sampler.num_classes, _class_names(model)
+    if labels and not count:
+        raise UserError(
+            f'--labels: this {type(model.sampler).__name__} was trained without classes'
+        )
+    known = {key: index for index in range(count) for key in (index, str(index))}
+    known |= {name: index for index, name in enumerate(names)}
+    if wrong := [label for label in labels or () if label not in known]:
+        listed = f': {", ".join(names)}' if names else ''
+        raise UserError(f'--labels {wrong[0]}: the classes are 0 to {count - 1}{listed}')
+    return [known[label] for label in labels or ()]
+
+
+def _class_names(model: GAN) -> Sequence[str]:
+    """Those of the data that it was trained on, as far as they are known."""
+    names = getattr(model, 'dataset_meta', {}).get('classes', ())
+    return names if len(names) == model.sampler.num_classes else ()
+
+
+def _check_options(model: GAN, options: dict) -> None:
+    kind = type(model.sampler).__name__
     for name in options:
         if name not in inspect.signature(model.sampler.forward).parameters:
             raise UserError(f'--{name}: a {kind} takes none')
     truncation = options.get('truncation', 1.0)
     if not 0 <= truncation <= 1:
         raise UserError(f'--truncation {truncation}: it can be 0 to 1')
-    if labels and not count:
-        raise UserError(f'--labels: this {kind} was trained without classes')
-    wrong = [label for label in labels or () if not 0 <= label < count]
-    if wrong:
-        raise UserError(f'--labels {wrong[0]}: the classes are 0 to {count - 1}')
 
 
 def interpolate(
     model: GAN,
     seeds: Sequence[int],
     steps: int,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     **options: float,
 ) -> Iterator[Tensor]:
     """Images on the way from the noise of each seed to that of the next, `steps` for each.
@@ -97,13 +118,14 @@ def interpolate(
     Raises:
         UserError: Labels or options that the generator does not take, or more than one label.
     """
-    _check_options(model, labels, options)
+    _check_options(model, options)
+    classes = class_indices(model, labels) or [0]
     if labels and len(labels) > 1:
         raise UserError(f'--labels {" ".join(map(str, labels))}: a walk is in one class; give one')
     ends = model.noise(seeds)
     fractions = torch.linspace(0, 1, steps).tolist()
     noise = torch.stack([slerp(a, b, t) for a, b in pairwise(ends) for t in fractions])
-    label = (labels or [0])[0] if model.sampler.num_classes else None
+    label = classes[0] if model.sampler.num_classes else None
 
     @torch.no_grad()
     def batch(chunk: Sequence[int]) -> Tensor:

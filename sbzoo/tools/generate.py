@@ -20,6 +20,7 @@ examples:
   python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5000 --out samples/
   python tools/generate.py configs/dcgan_in_b2.py work_dirs/dcgan_in_b2 --num 5 --interpolate 8
   python tools/generate.py --card dcgan_in_b2 --num 64 --out samples.png
+  python tools/generate.py --card sngan_hybrid_b2 --labels 3 7 --out samples.png
   python tools/generate.py configs/cyclegan_in_b1.py work_dirs/cyclegan_in_b1 --input photos/
 
 Image number i comes from seed SEED + i alone, so it is the same in any batch and on any device.
@@ -46,9 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--labels',
         nargs='+',
-        type=int,
         metavar='CLASS',
-        help='classes of a conditional GAN; they are cycled',
+        help='classes of a conditional GAN by name or number, cycled; an unknown one lists them',
     )
     add(
         '--truncation',

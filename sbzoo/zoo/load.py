@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from sbzoo.checkpoint.cards import Card, card
 from sbzoo.checkpoint.resolve import CARD
 from sbzoo.engine.model import config_of, load_model, scope_of
 from sbzoo.engine.options.parts import leaf
-from sbzoo.engine.sampling import sample
+from sbzoo.engine.sampling import Labels, sample
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
@@ -98,13 +97,17 @@ class Generator:
     card: Card
     model: nn.Module
 
-    def sample(self, num: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
+    def sample(self, num: int, seed: int = 0, labels: Labels | None = None) -> Tensor:
         """Sample images, uint8 [num, 3, S, S]; number i comes from `seed + i` alone.
 
         Args:
             num: How many.
             seed: Of the first.
-            labels: Of a conditional generator; they are cycled, all classes by default.
+            labels: Names or indices of classes of a conditional generator; they are cycled, all
+                classes by default.
+
+        Raises:
+            UserError: There are no such classes, or a seed is not of 32 bits.
         """
         return torch.stack(list(sample(self.model, range(seed, seed + num), labels)))
 

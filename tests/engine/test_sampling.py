@@ -74,6 +74,44 @@ def test_labels_go_round(sngan):
     assert torch.equal(torch.stack(found), expected)
 
 
+@pytest.mark.parametrize(
+    ('names', 'labels', 'expected'),
+    [
+        ('airplane cat dog', ['dog', 'airplane', '1', 2], [2, 0, 1, 2]),
+        ('1 10 2', ['2', '10', '0', 2], [2, 1, 0, 2]),  # folders, sorted as text
+        ('airplane cat', ['1'], [1]),  # of other classes than the model has
+        ('', ['1', 0], [1, 0]),
+    ],
+)
+def test_classes_are_given_by_name_or_number(names, labels, expected):
+    found = mock.Mock(
+        sampler=mock.Mock(num_classes=3), dataset_meta=dict(classes=tuple(names.split()))
+    )
+    assert generate.class_indices(found, labels) == expected
+    for wrong in ('bird', '3', '-1', -1):
+        listed = f': {", ".join(names.split())}' if len(names.split()) == 3 else ''
+        with pytest.raises(UserError) as caught:
+            generate.class_indices(found, [wrong])
+        assert str(caught.value) == f'--labels {wrong}: the classes are 0 to 2{listed}'
+
+
+def test_names_of_classes_come_with_a_checkpoint_or_from_the_config(tmp_path, sngan):
+    weights, cfg = sngan.state_dict(), load_config('configs/sngan_gn_b2.py')
+    classes = tuple('abcdefghij')
+    torch.save(
+        dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=classes))),
+        tmp_path / 'epoch_1.pth',
+    )
+    named = generate.load_generator(cfg, tmp_path)
+    found = torch.stack(list(generate.sample(named, range(2), labels=['c', 'j'])))
+    assert torch.equal(found, to_uint8(sngan.sample(range(2), torch.tensor([2, 9]))))
+    torch.save(dict(state_dict=weights), tmp_path / 'epoch_1.pth')
+    cfg.train_dataloader.dataset = dict(type='CIFAR10Dataset', data_root='nowhere')
+    named = generate.load_generator(cfg, tmp_path)
+    with pytest.raises(UserError, match='0 to 9: airplane, automobile, bird, cat'):
+        generate.sample(named, range(2), labels=['kitten'])
+
+
 @pytest.mark.parametrize('seed', [-1, 2**32, 2**63, 2**64])
 def test_seeds_that_torch_would_cut_to_those_of_other_images_are_refused(sngan, seed):
     with pytest.raises(UserError, match=f'^seed {seed}: those of images can be 0 to 4294967295'):
