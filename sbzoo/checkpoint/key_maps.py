@@ -141,14 +141,15 @@ def _to_weight(name: str) -> Callable:
     return _to(f'{name}.weight')
 
 
-def _dcgan() -> Iterator[Rule]:
+def _dcgan(inner: int) -> Iterator[Rule]:
+    """Of a generator that upsamples `inner` times before its last layer."""
     yield r'noise2feat\.conv\.weight', _to('layers.0.weight')
     yield r'noise2feat\.bn\.(\w+)', _to(r'layers.1.\1')
-    for i in range(3):
+    for i in range(inner):
         yield rf'upsampling\.{i}\.conv\.weight', _to(f'layers.{3 * i + 3}.weight')
         yield rf'upsampling\.{i}\.bn\.(\w+)', _to(rf'layers.{3 * i + 4}.\1')
-    yield r'output_layer\.conv\.weight', _to('layers.12.weight', _rgb_in)
-    yield r'output_layer\.conv\.bias', _to('layers.12.bias', _rgb_out)
+    yield r'output_layer\.conv\.weight', _to(f'layers.{3 * inner + 3}.weight', _rgb_in)
+    yield r'output_layer\.conv\.bias', _to(f'layers.{3 * inner + 3}.bias', _rgb_out)
 
 
 def _other_eps(variance: Tensor) -> Tensor:
@@ -178,7 +179,8 @@ _RESNET = [(r'fc\.(weight|bias)', _drop), (r'((conv1|bn1|layer\d)\..+)', _to(r'\
 KEYMAPS: dict[str, tuple[str, list[Rule]]] = {
     'mmagic_cyclegan': ('generators.', list(_cyclegan())),
     'mmagic_pix2pix': ('generators.', list(_pix2pix())),
-    'mmagic_dcgan64': (GENERATOR, list(_dcgan())),
+    'mmagic_dcgan64': (GENERATOR, list(_dcgan(3))),
+    'mmagic_dcgan128': (GENERATOR, list(_dcgan(4))),
     'mmagic_sngan': (GENERATOR, _SNGAN),
     'resnet': ('', _RESNET),  # timm's and torchvision's; the classifier is no part of a backbone
 }

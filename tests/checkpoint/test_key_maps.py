@@ -22,7 +22,13 @@ Weights = dict[str, Tensor]
 H2Z = 'cyclegan_lsgan-resnet-in_1xb1-270kiters_horse2zebra'
 FACADES = 'pix2pix_vanilla-unet-bn_1xb1-80kiters_facades'
 CIFAR10 = 'sngan-proj_woReLUinplace_lr2e-4-ndisc5-1xb64_cifar10-32x32'
-CELEBA = 'dcgan_1xb128-300kiters_celeba-cropped-64'
+DCGANS = (
+    'dcgan_1xb128-300kiters_celeba-cropped-64',
+    'dcgan_1xb128-5epoches_lsun-bedroom-64x64',
+    'lsgan_dcgan-archi_lr1e-3-1xb128-12Mimgs_celeba-cropped-64x64',
+    'lsgan_dcgan-archi_lr1e-4-1xb128-12Mimgs_lsun-bedroom-64x64',
+    'lsgan_dcgan-archi_lr1e-4-1xb64-10Mimgs_celeba-cropped-128x128',
+)
 
 
 def put_conv(weights: Weights, name: str, shape: tuple, bias: int = 0) -> None:
@@ -152,21 +158,22 @@ def test_pix2pix():
 
 
 @torch.no_grad()
-def test_dcgan():
+@pytest.mark.parametrize('name', DCGANS)
+def test_dcgan(name):
+    inner = 4 if '128x128' in name else 3
     weights = {}
     put_conv(weights, 'noise2feat.conv', (100, 1024, 4, 4))
     put_norm(weights, 'noise2feat.bn', 1024)
-    for i in range(3):
+    for i in range(inner):
         put_conv(weights, f'upsampling.{i}.conv', (1024 >> i, 512 >> i, 4, 4))
         put_norm(weights, f'upsampling.{i}.bn', 512 >> i)
-    put_conv(weights, 'output_layer.conv', (128, 3, 4, 4), 3)
+    put_conv(weights, 'output_layer.conv', (1024 >> inner, 3, 4, 4), 3)
     published = {f'generator.{key}': value for key, value in weights.items()}
-    net = dict(type='DCGANGenerator', image_size=64, noise_size=100, base_channels=128, norm='bn')
-    here = mapped(published, CELEBA, MODELS.build(net))
+    here = mapped(published, name, generator_of(name))
     noise = torch.randn(2, 100)
     x = F.conv_transpose2d(noise[:, :, None, None], weights['noise2feat.conv.weight'])
     x = F.relu(batch_norm(weights, 'noise2feat.bn', x))
-    for i in range(3):
+    for i in range(inner):
         x = F.conv_transpose2d(x, weights[f'upsampling.{i}.conv.weight'], stride=2, padding=1)
         x = F.relu(batch_norm(weights, f'upsampling.{i}.bn', x))
     last = weights['output_layer.conv.weight'], weights['output_layer.conv.bias']
