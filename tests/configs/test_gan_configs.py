@@ -1,16 +1,21 @@
 """Every config of a GAN is what its name says, builds, and takes a step."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from sbzoo.engine.model import scope_of
 from sbzoo.engine.options.config import load_config, set_noise_scale, use_sbzoo
+from sbzoo.engine.options.data import set_data
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.engine.options.parts import leaf
 from sbzoo.engine.options.scaling import set_lr, total_batch_size
@@ -141,6 +146,57 @@ def test_the_presets_of_r3gans_authors(name, images, batch, penalty, half_life, 
         found = [(b.conv1.in_channels, b.conv2.groups) for level in net.levels for b in level]
         expected = [block for block in blocks for _ in range(2)]
         assert found == (expected if network == 'generator' else expected[::-1])
+
+
+def domains(root: Path, pixels: np.ndarray) -> None:
+    for name in ('trainA', 'trainB', 'testA', 'testB'):
+        (root / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / name / '1.png')
+
+
+def halves(root: Path, pixels: np.ndarray) -> None:
+    for name in ('train', 'val', 'test'):
+        (root / name).mkdir(parents=True)
+        Image.fromarray(np.hstack([pixels, pixels])).save(root / name / '1.png')
+
+
+def window(image: Tensor) -> tuple[int, int, bool]:
+    """Top, left, and whether it is flipped, of what shows its row and column in two channels."""
+    (top, left), step = image[:2, 0, 0].tolist(), int(image[1, 0, 1]) - int(image[1, 0, 0])
+    flipped = step % 256 == 255
+    return top, (left - 255 * flipped) % 256, flipped
+
+
+@pytest.mark.parametrize(
+    ('config', 'folders', 'alike'),
+    [('pix2pix_facades_in_b1', halves, True), ('cyclegan_horse2zebra_in_b1', domains, False)],
+)
+def test_translations_are_augmented_as_published(
+    config: str, folders: Callable, alike: bool, tmp_path, monkeypatch
+):
+    """256 of 286 pixels at random and flips; of a pair, whose pictures are one here, both alike."""
+    monkeypatch.setenv('SBZOO_CACHE', str(tmp_path / 'cache'))
+    rows, columns = np.indices((286, 286), dtype=np.uint8)
+    folders(tmp_path / 'data', np.stack([rows, columns, rows], axis=2))
+    cfg = load_config(f'configs/gan/{config}.py')
+    set_data(cfg, str(tmp_path / 'data'))
+    np.random.seed(0)
+    with scope_of(cfg):
+        trained, tested = (
+            DATASETS.build(cfg[f'{name}_dataloader'].dataset) for name in ('train', 'val')
+        )
+    drawn = [trained[0]['inputs'] for _ in range(30)]
+    sources, targets = ([window(pair[key]) for pair in drawn] for key in ('source', 'target'))
+    assert all(image.shape == (3, 256, 256) for pair in drawn for image in pair.values())
+    assert sum(a == b for a, b in zip(sources, targets, strict=True)) == (30 if alike else 0)
+    tops, lefts, flips = map(set, zip(*sources, strict=True))
+    assert flips == {False, True}
+    for corners in (tops, lefts):
+        assert max(corners) <= 30
+        assert len(corners) > 10
+    pairs = [tested[0]['inputs'] for _ in range(2)]
+    assert pairs[0]['source'].shape == (3, 256, 256)
+    assert all(torch.equal(pairs[0][key], pairs[1][key]) for key in ('source', 'target'))
 
 
 def test_norm_turns_the_generator_and_leaves_what_is_without():
