@@ -259,6 +259,8 @@ def test_parameters_of_the_published_translators():
     assert parameters(type='ResnetGenerator') == 11_378_179 + of_norms
     assert parameters(type='PatchDiscriminator') == 2_764_737 + 128 + 256 + 512
     assert parameters(type='UnetGenerator', norm='bn') == 54_413_955 + 64 + 512  # without a norm
+    without_last = parameters(type='UnetGenerator', norm='bn', last_norm='none')
+    assert without_last == 54_413_955 + 64 + 512 - 64  # a bias for scale and shift
     assert parameters(type='PatchDiscriminator', in_channels=6, norm='bn') == 2_768_705
 
 
@@ -275,6 +277,17 @@ def test_unet_has_no_norm_on_its_1x1_map():
         assert net.train(mode)(images(256, 1).float()).shape == (1, 3, 256, 256)
     sides = [2**i for i in range(1, 8)]
     assert seen == {(s, s): 2 if s == 128 else 4 for s in sides} | {(2, 2): 4, (128, 128): 2}
+
+
+@pytest.mark.parametrize(('last', 'seen'), [(None, False), ('in', False), ('none', True)])
+def test_the_last_norm_of_unet_hides_how_strong_its_map_is(last, seen):
+    net, x = build(TRANSLATORS['unet'], norm='in', last_norm=last), images(32)
+    before = net(x)
+    with torch.no_grad():
+        net.inner.up.weight *= 4
+    assert ((net(x) - before).abs().max() > 1e-3) == seen
+    for level in (net.inner.inner, net.inner.inner.inner):  # the others have theirs
+        assert isinstance(level.up_norm, Norm)
 
 
 def test_unet_refuses_what_it_cannot_downsample():

@@ -130,6 +130,9 @@ class UnetGenerator(nn.Module):
         norm: A spec of `sbzoo.norm`, or 'none'; the paper's is 'bn' with batch statistics in
             evaluation too, which at batch size 1 is 'in'.
         dropout: Its probability in levels with eight times the channels but the innermost.
+        last_norm: Of the last decoder level, the one at half the resolution; None is `norm`. With
+            'none' the network draws no droplets, by which instance norm is fooled (Karras et al.
+            2020, arXiv 1912.04958, section 2).
 
     Raises:
         UserError: Unknown norm, `num_downs` below 2, or sides that are no multiples.
@@ -141,6 +144,7 @@ class UnetGenerator(nn.Module):
         base_channels: int = 64,
         norm: str = 'in',
         dropout: float = 0.5,
+        last_norm: str | None = None,
     ) -> None:
         super().__init__()
         if num_downs < 2:
@@ -150,7 +154,8 @@ class UnetGenerator(nn.Module):
         level = None
         for depth in range(num_downs - 1, 0, -1):
             drop = dropout if level is not None and widths[depth - 1] == widths[depth] else 0.0
-            level = UnetLevel(widths[depth - 1], widths[depth], level, norm, drop)
+            norms = norm, norm if depth > 1 or last_norm is None else last_norm
+            level = UnetLevel(widths[depth - 1], widths[depth], level, norms, drop)
         self.down = nn.Conv2d(3, base_channels, 4, 2, 1)
         self.inner = level
         self.up = nn.ConvTranspose2d(2 * base_channels, 3, 4, 2, 1)
@@ -174,20 +179,26 @@ class UnetLevel(nn.Module):
         outer: Channels of its input C.
         inside: Channels of the downsampled map.
         inner: The next level, None for the innermost.
-        norm: As in `UnetGenerator`.
+        norms: Specs of the downsampled and of the upsampled map, or 'none'.
         dropout: Probability.
     """
 
     def __init__(
-        self, outer: int, inside: int, inner: UnetLevel | None, norm: str, dropout: float
+        self,
+        outer: int,
+        inside: int,
+        inner: UnetLevel | None,
+        norms: tuple[str, str],
+        dropout: float,
     ) -> None:
         super().__init__()
-        innermost, bias = inner is None, norm == NO_NORM
-        self.down = nn.Conv2d(outer, inside, 4, 2, 1, bias=bias or innermost)
-        self.down_norm = norm_layer(NO_NORM if innermost else norm, inside)
+        innermost = inner is None
+        down, up = (NO_NORM if innermost else norms[0]), norms[1]
+        self.down = nn.Conv2d(outer, inside, 4, 2, 1, bias=down == NO_NORM)
+        self.down_norm = norm_layer(down, inside)
         self.inner = nn.Identity() if innermost else inner
-        self.up = nn.ConvTranspose2d(inside * (2 - innermost), outer, 4, 2, 1, bias=bias)
-        self.up_norm = norm_layer(norm, outer)
+        self.up = nn.ConvTranspose2d(inside * (2 - innermost), outer, 4, 2, 1, bias=up == NO_NORM)
+        self.up_norm = norm_layer(up, outer)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
