@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ RETINANET, RTMDET, DCGAN = 'configs/retinanet_gn_b2.py', 'configs/rtmdet_gn_b8.p
 PADDED = {'0%': 32, '44%': 128, '75%': 192}  # of the canvas, to the divisor that makes it so
 PARTS = 'backbone', 'neck', 'bbox_head'
 EXACT, OWN = 'one normalizer', 'a normalizer each'
+GENTLE_LR = 0.04  # at a total batch size of 16; the linear rule's 0.16 is chaotic
 ALL_SEEDS, ONE_SEED = None, (0,)
 RECORDING = threading.Lock()  # runs end side by side
 
@@ -45,22 +47,31 @@ def _padding() -> Iterator[Arm]:
 
 
 def _accumulation() -> Iterator[Arm]:
-    """RetinaNet at a total batch size of 8, in one piece and in micro-batches."""
-    for micro in (8, 2, 1):
-        train = 'train', RETINANET, '--batch', micro, '--accumulate', 8 // micro
-        yield Arm('accumulation', EXACT, f'{8 // micro} x {micro}', train)
-        if micro < 8:
-            own = *train, '--loss-normalizer', 'batch'
-            yield Arm('accumulation', OWN, f'{8 // micro} x {micro}', own)
+    """RetinaNet at two total batch sizes, in one piece and in micro-batches."""
+    for total, pieces, lr in ((8, (8, 2, 1), 'auto'), (16, (16, 2, 1), GENTLE_LR)):
+        study = f'accumulation to {total}'
+        for micro in pieces:
+            train = 'train', RETINANET, '--batch', micro, '--accumulate', total // micro, '--lr', lr
+            condition = f'{total // micro} x {micro}'
+            yield Arm(study, EXACT, condition, train)
+            if micro < total:
+                yield Arm(study, OWN, condition, (*train, '--loss-normalizer', 'batch'))
+
+
+def _normalizers() -> Iterator[Arm]:
+    """RetinaNet at batch size 1, the loss over the positives of the image or of recent ones."""
+    for normalizer in ('batch', 'moving-average'):
+        train = 'train', RETINANET, '--batch', 1, '--loss-normalizer', normalizer
+        yield Arm('loss normalizer', normalizer, 'batch 1', train)
 
 
 def _adamw() -> Iterator[Arm]:
     """RTMDet with AdamW, whose recipe is for batch size 8."""
-    for batch in (1, 2, 8, 16):
-        train = 'train', RTMDET, '--batch', batch
-        yield Arm('AdamW', 'square root, half-lives', f'batch {batch}', train)
+    for norm, batch in product(('gn8', 'hybrid', 'bn'), (1, 2, 4, 8, 16)):
+        train = 'train', RTMDET, '--batch', batch, '--norm', norm
+        yield Arm('AdamW', f'{norm}, square root', f'batch {batch}', train)
         if batch != 8:
-            yield Arm('AdamW', 'linear', f'batch {batch}', (*train, '--lr', 'linear'))
+            yield Arm('AdamW', f'{norm}, linear', f'batch {batch}', (*train, '--lr', 'linear'))
 
 
 def _beta2() -> Iterator[Arm]:
@@ -76,7 +87,13 @@ def _beta2() -> Iterator[Arm]:
                 yield Arm('beta2', name, f'batch {batch}', train, 'FD-digits')
 
 
-STUDIES = dict(padding=_padding, accumulation=_accumulation, adamw=_adamw, beta2=_beta2)
+STUDIES = dict(
+    padding=_padding,
+    adamw=_adamw,
+    normalizers=_normalizers,
+    accumulation=_accumulation,
+    beta2=_beta2,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import runs
 from sbzoo.report.tables import mean_std
 
-NORMS, BATCHES = ('bn', 'in', 'gn', 'ln', 'hybrid'), (1, 2, 16)
+NORMS, BATCHES = ('bn', 'in', 'gn', 'ln', 'hybrid'), (1, 2, 4, 8, 16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
