@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -181,6 +182,7 @@ def _study(study: str, measurements: Sequence[Measurement]) -> ResultTable:
     for m in measurements:
         cells[m.row['arm'], m.row['condition']].extend(m.figures.values())
     arms, conditions = (dict.fromkeys(key) for key in zip(*cells, strict=True))
+    conditions = sorted(conditions, key=lambda c: [int(n) for n in re.findall(r'\d+', c)])
     rows = [
         (Cell(arm), *(Cell(mean_std(cells.get((arm, c), ()))) for c in conditions)) for arm in arms
     ]

@@ -15,7 +15,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks import configs, digits, gan, labels, norm, records, runs, stack, transfer
+from benchmarks import (
+    ap_by_batch,
+    configs,
+    digits,
+    gan,
+    labels,
+    norm,
+    records,
+    runs,
+    stack,
+    transfer,
+)
 from sbzoo.files import write
 from sbzoo.report import measurements
 from sbzoo.report.measurements import MEASURED, Measured, Measurement, read_measurements
@@ -32,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write README.md into the folder of the results."""
+    """Write README.md, and the plot that it shows, into the folder of the results."""
     path = args.results / 'README.md'
     write(path, render(args.results).encode())
-    print(f'written: {path}')
+    retinanet = _read(args.results / 'retinanet_digits.jsonl')
+    plot = ap_by_batch.draw(retinanet, _measured(args.results)['batch'], args.results)
+    print(f'written: {path}, {plot}')
     print('next:    python tools/report.py')
 
 
@@ -45,7 +58,6 @@ def render(folder: Path) -> str:
     Raises:
         UserError: A line of a file is broken.
     """
-    measured = {name: read_measurements(folder / f'{name}.jsonl') for name in MEASURED}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -54,7 +66,13 @@ def render(folder: Path) -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template(TEMPLATE)
-    return template.render(**_of_runs(folder), **_of_configs(folder), **_of_measurements(measured))
+    return template.render(
+        **_of_runs(folder), **_of_configs(folder), **_of_measurements(_measured(folder))
+    )
+
+
+def _measured(folder: Path) -> Measured:
+    return {name: read_measurements(folder / f'{name}.jsonl') for name in MEASURED}
 
 
 def _of_runs(folder: Path) -> dict[str, Any]:
