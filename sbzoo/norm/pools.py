@@ -265,6 +265,21 @@ class Renorm(Batch):
 
 
 @dataclass(frozen=True)
+class Running(Pool):
+    """The running statistics, beside the norm that keeps them: `hybrid(bn,running)`.
+
+    Batch norm with a learned share of the population, as the hybrid batch normalisation of
+    arXiv 2505.21877 has it.
+    """
+
+    uses_batch = trains_by_running = True
+
+    def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
+        mean, var, count = layer.running
+        return Moments(mean.clone(), var.clone(), count)  # the next batch moves them in place
+
+
+@dataclass(frozen=True)
 class MovingAverage(Batch):
     """Averages over the last steps, forward and backward (Yan et al. 2020, arXiv 2001.06838).
 

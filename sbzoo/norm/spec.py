@@ -39,7 +39,7 @@ def say_once(message: str) -> None:
 
 
 def _hybrid(channels: int, first: str | None, second: str | None, channel: str | None) -> Pool:
-    parts = [parse(part, channels) for part in (first or 'syncbn', second or 'ln')]
+    parts = [parse(first or 'syncbn', channels), _second(first, second or 'ln', channels)]
     for name, part in zip((first, second), parts, strict=True):
         if part.learns:
             raise UserError(
@@ -52,6 +52,18 @@ def _hybrid(channels: int, first: str | None, second: str | None, channel: str |
             'one; mix one of them with a norm of each sample: in, ln, gn, rms'
         )
     return pools.Mix(*parts, per_channel=channel is not None)
+
+
+def _second(first: str | None, spec: str, channels: int) -> Pool:
+    """`running` is no norm by itself: the first part has to keep the statistics."""
+    if spec != 'running':
+        return parse(spec, channels)
+    if not parse(first, channels).uses_batch:
+        raise UserError(
+            f'hybrid({first},running): {first} keeps no statistics of batches; hybrid(bn,running) '
+            'is what does'
+        )
+    return pools.Running()
 
 
 NORMS = (

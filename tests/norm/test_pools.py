@@ -20,7 +20,7 @@ from sbzoo.norm.spec import parse
 N, C, H, W = 4, 8, 5, 3
 SPECS = [
     'gn4', 'ln', 'in', 'rms', 'frn', 'evos0', 'hybrid', 'hybrid(in,gn4)', 'hybrid(gn2,bn,channel)',
-    'sn', 'ibn', 'bn', 'fbn', 'syncbn', 'ghost2', 'bgn4', 'brn', 'mabn',
+    'hybrid(bn,running)', 'sn', 'ibn', 'bn', 'fbn', 'syncbn', 'ghost2', 'bgn4', 'brn', 'mabn',
 ]  # fmt: skip
 
 
@@ -110,6 +110,14 @@ def _hybrid_by_channel(layer, x):
     return normalised(layer, x, *mixed)
 
 
+def _hybrid_with_running(layer, x):
+    """The running statistics hold the batch already; constants for the gradient."""
+    alpha = 1 / (1 + (-layer.alpha_logit).exp())
+    running = maps(layer.running_mean), maps(layer.running_var)
+    mixed = (alpha * b + (1 - alpha) * r for b, r in zip(batch_moments(x), running, strict=True))
+    return normalised(layer, x, *mixed)
+
+
 @pytest.mark.parametrize(
     ('spec', 'reference'),
     [
@@ -121,6 +129,7 @@ def _hybrid_by_channel(layer, x):
         ('syncbn', _batch),  # one process
         ('brn', _batch),  # no correction before step 5,000
         ('hybrid(gn2,bn,channel)', _hybrid_by_channel),
+        ('hybrid(bn,running)', _hybrid_with_running),
     ],
 )
 def test_equals_the_formula(spec, reference):
@@ -395,6 +404,12 @@ def test_identities():
 def test_two_running_tables_in_one_hybrid_are_refused():
     with pytest.raises(UserError, match=r'hybrid\(bn,brn\): both keep running statistics'):
         build_norm('hybrid(bn,brn)', C)
+
+
+@pytest.mark.parametrize('spec', ['hybrid(ln,running)', 'hybrid(fbn,running)'])
+def test_running_statistics_that_no_part_of_a_hybrid_moves_are_refused(spec):
+    with pytest.raises(UserError, match=r'keeps no statistics of batches; hybrid\(bn,running\)'):
+        build_norm(spec, C)
 
 
 @pytest.mark.parametrize('part', ['frn', 'evos0', 'hybrid', 'sn'])
