@@ -15,7 +15,19 @@ from sbzoo.report.tables import Cell, ResultTable, mean_std
 
 # Benchmarks whose files hold no training runs.
 MEASURED = (
-    *('norm', 'padding', 'memory', 'train', 'ranks', 'ap', 'fid', 'labels', 'stack', 'batch'),
+    *(
+        'norm',
+        'padding',
+        'memory',
+        'train',
+        'ranks',
+        'ap',
+        'fid',
+        'labels',
+        'stack',
+        'batch',
+        'light',
+    ),
 )
 
 
@@ -169,10 +181,20 @@ def _scaling(measurements: Sequence[Measurement]) -> ResultTable:
     return ResultTable('scaling', heads, rows, note(measurements))
 
 
-def studies(measured: Measured) -> list[ResultTable]:
-    """A table for each study of small batches: mean and deviation over seeds."""
+def small_batches(measured: Measured) -> list[ResultTable]:
+    """What a small batch needs beside a norm."""
+    return studies(measured['batch'])
+
+
+def own_light(measured: Measured) -> list[ResultTable]:
+    """Norms where each picture has its own light."""
+    return studies(measured['light'])
+
+
+def studies(measurements: Iterable[Measurement]) -> list[ResultTable]:
+    """A table for each study: mean and deviation over seeds."""
     found: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
-    for measurement in measured['batch']:
+    for measurement in measurements:
         found[measurement.row['study'], measurement.where].append(measurement)
     return [_study(study, group) for (study, _), group in found.items()]
 
@@ -222,6 +244,7 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Norms of padded pictures': padded_norms,
     'Training and AP': training_and_ap,
     'Two ranks': scaling,
-    'Small batches': studies,
+    'Small batches': small_batches,
+    'Pictures with their own light': own_light,
     'FID': fid,
 }

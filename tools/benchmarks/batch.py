@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import threading
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks import records, runs
-from sbzoo.report.measurements import Measurement, studies
+from benchmarks import arms
+from benchmarks.arms import Arm
 
 RETINANET, RTMDET, DCGAN = 'configs/retinanet_gn_b2.py', 'configs/rtmdet_gn_b8.py', 'dcgan_gn_b2'
 PADDED = {'0%': 32, '44%': 128, '75%': 192}  # of the canvas, to the divisor that makes it so
 PARTS = 'backbone', 'neck', 'bbox_head'
 EXACT, OWN = 'one normalizer', 'a normalizer each'
 GENTLE_LR = 0.04  # at a total batch size of 16; the linear rule's 0.16 is chaotic
-ALL_SEEDS, ONE_SEED = None, (0,)
-RECORDING = threading.Lock()  # runs end side by side
-
-
-class Arm(NamedTuple):
-    """A cell of a study: what is compared, under which condition, and how it is run."""
-
-    study: str
-    name: str
-    condition: str
-    command: tuple
-    figure: str = 'coco/bbox_mAP'
-    seeds: tuple[int, ...] | None = ALL_SEEDS
+ONE_SEED = (0,)
 
 
 def _padding() -> Iterator[Arm]:
@@ -98,32 +83,9 @@ STUDIES = dict(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be left out or done side by side."""
-    add = parser.add_argument
-    add('--studies', nargs='+', default=[*STUDIES], choices=STUDIES, metavar='STUDY')
-    runs.add_arguments(parser, 'batch', 'batch.jsonl')
+    arms.add_arguments(parser, 'batch', STUDIES)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run what has not been run yet; each result is on record as soon as it is there."""
-    arms = [arm for study in args.studies for arm in STUDIES[study]()]
-    grid = [(args, arm, seed) for arm in arms for seed in arm.seeds or args.seeds]
-    measured = runs.run_all(_measure, grid, args.jobs)
-    records.show(args.out, studies(dict(batch=measured)))
-
-
-def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
-    """One run; one that was cut off goes on."""
-    tool, *options = arm.command
-    if tool == 'train':
-        options[1:1] = '--resume', '--seed', seed
-    folder: Path = args.dir / '_'.join([arm.study, arm.name, arm.condition, f's{seed}'])
-    result = runs.result_of(folder.with_name(folder.name.replace(' ', '-')), tool, *options)
-    row = dict(study=arm.study, arm=arm.name, condition=arm.condition, seed=seed)
-    figures = {arm.figure.removeprefix('coco/'): result['metrics'][arm.figure]}
-    protocol = dict(images=result['data']['images'])
-    if tool == 'train':
-        protocol |= dict(epochs=result['epochs'])
-    measured = records.measurement(row, figures, protocol, ('mmdet',), threads=1)
-    with RECORDING:
-        records.record(args.out, [measured])
-    return measured
+    arms.run(args, STUDIES)

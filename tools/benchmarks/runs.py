@@ -36,24 +36,28 @@ def run_all(run: Callable[..., Any], grid: Iterable[tuple], jobs: int) -> list:
         return list(track(pool.map(lambda entry: run(*entry), grid), 'runs', total=len(grid)))
 
 
-def result_of(work_dir: Path, tool: str, *arguments: object) -> dict:
+def result_of(work_dir: Path, tool: str, *arguments: object, ranks: int = 1) -> dict:
     """The result of a tool that writes one to `work_dir`; it runs unless that is there."""
     result = work_dir / 'result.json'
     if not result.exists():
-        call(work_dir, tool, *arguments, '--work-dir', work_dir)
+        call(work_dir, tool, *arguments, '--work-dir', work_dir, ranks=ranks)
     return json.loads(result.read_text())
 
 
-def call(folder: Path, tool: str, *arguments: object) -> None:
-    """Run a tool in a process of its own, with one thread and its log in `folder`.
+def call(folder: Path, tool: str, *arguments: object, ranks: int = 1) -> None:
+    """Run a tool in processes of its own, with a thread each and its log in `folder`.
 
     Raises:
         UserError: It failed; the message names the log.
     """
+    command = [f'tools/{tool}.py', *map(str, arguments)]
+    if ranks > 1:
+        torchrun = '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={ranks}'
+        command = [*torchrun, *command, '--launcher', 'pytorch']
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'log.txt', 'a') as log:
         done = subprocess.run(
-            [sys.executable, f'tools/{tool}.py', *map(str, arguments)],
+            [sys.executable, *command],
             cwd=ROOT,
             env=os.environ | dict(OMP_NUM_THREADS='1'),
             stdout=log,

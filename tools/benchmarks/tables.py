@@ -168,7 +168,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         ratio=partial(_ratio, _layer_times(measured['norm'])),
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
-        batch_table=_tables(measurements.studies(measured), 'batch'),
+        batch_table=_tables(measurements.small_batches(measured), 'batch'),
         ranks_table=_tables(measurements.scaling(measured), 'ranks'),
         padding_table=_tables(measurements.padded_norms(measured), 'padding'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
