@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from benchmarks import records, runs
 from sbzoo.report.measurements import Measurement, studies
 
 RECORDING = threading.Lock()  # runs end side by side
+RUNNING: dict[Path, threading.Lock] = defaultdict(threading.Lock)  # a run of two studies
 
 
 class Arm(NamedTuple):
@@ -58,9 +61,10 @@ def run(args: argparse.Namespace, defined: Studies) -> None:
 
 
 def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
-    """One run; one that was cut off goes on."""
-    folder = args.dir / '_'.join([arm.study, arm.name, arm.condition, f's{seed}']).replace(' ', '-')
-    result = _result(folder, arm, seed)
+    """One run; one that was cut off goes on, and one that another study has had is not repeated."""
+    folder = _folder(args.dir, arm, seed)
+    with RUNNING[folder]:
+        result = _result(folder, arm, seed)
     row = dict(study=arm.study, arm=arm.name, condition=arm.condition, seed=seed)
     figures = {arm.figure.removeprefix('coco/'): result['metrics'][arm.figure]}
     protocol = {'images': result['data']['images']}
@@ -70,6 +74,12 @@ def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     with RECORDING:
         records.record(args.out, [measured])
     return measured
+
+
+def _folder(parent: Path, arm: Arm, seed: int) -> Path:
+    """Where a run is: by what is run, as studies share runs."""
+    words = *arm.command, *(('after', *arm.after) if arm.after else ()), f'seed{seed}'
+    return parent / re.sub(r'[^\w.=+-]+', '_', ' '.join(map(str, words)))
 
 
 def _result(folder: Path, arm: Arm, seed: int) -> dict:
