@@ -19,6 +19,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'batch': '174 runs, 4 hours',
     'fid': '6 minutes',
     'classifier': 'a minute',
+    'light': '150 runs, 5 hours',
     'light_scenes': 'seconds',
     'stack': '2 minutes',
     'tables': 'seconds',

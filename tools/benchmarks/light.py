@@ -13,7 +13,7 @@ NORMS = 'bn', 'gn', 'in', 'ln', 'hybrid'
 SPECS = {'gn + ws': 'gn8+ws', 'hybrid(bn,running)': 'hybrid(bn,running)', 'sn': 'sn'}
 EPOCHS = 3
 BATCHES = 1, 2, 8
-STRENGTHS = {'0': 0.0, '1/3': 0.333, '2/3': 0.667, '1': 1.0}
+STRENGTHS = {'0': 0.0, '1/3': 0.33, '2/3': 0.67, '1': 1.0}
 RATE = 0.01  # the learning rate of an image
 PARTS = 'backbone', 'neck', 'bbox_head'
 SPLITS = 'train', 'val', 'test'
@@ -52,23 +52,24 @@ def _norms() -> Iterator[Arm]:
 def _learning_rates() -> Iterator[Arm]:
     """Whether the recipe is fair to the extremes."""
     for norm, batch, factor in product(('bn', 'gn'), (1, 8), (1 / 3, 1, 3)):
-        lr = f'{RATE * batch * factor:.4g}'
-        train = 'train', config(norm), '--batch', batch, '--lr', lr
+        changed = () if factor == 1 else ('--lr', f'{RATE * batch * factor:.4g}')
+        train = 'train', config(norm), '--batch', batch, *changed
         yield Arm('learning rate', f'{norm}, batch {batch}', f'x {factor:.2g}', train)
 
 
 def _strength() -> Iterator[Arm]:
     """Batch norm and group norm against the strength of the light."""
     for norm, (name, strength) in product(('bn', 'gn', 'hybrid'), STRENGTHS.items()):
-        loaders = (f'{split}_dataloader.dataset.strength={strength}' for split in SPLITS)
-        yield Arm('strength', norm, name, ('train', config(norm), '--cfg-options', *loaders))
+        loaders = [f'{split}_dataloader.dataset.strength={strength}' for split in SPLITS]
+        changed = () if strength == 1 else ('--cfg-options', *loaders)
+        yield Arm('strength', norm, name, ('train', config(norm), '--batch', 2, *changed))
 
 
 def _padding() -> Iterator[Arm]:
     """Pictures of mixed aspect ratio, trained and tested with padding left out and counted."""
     for norm in ('gn', 'in', 'ln', 'hybrid'):
         counted = (f'model.{part}.norm_cfg.count_padding=True' for part in PARTS)
-        train = 'train', config(norm)
+        train = 'train', config(norm), '--batch', 2
         yield Arm('mixed aspect ratios', norm, 'left out', train)
         yield Arm('mixed aspect ratios', norm, 'counted', (*train, '--cfg-options', *counted))
 

@@ -169,6 +169,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
         batch_table=_tables(measurements.small_batches(measured), 'batch'),
+        light_table=_tables(measurements.own_light(measured), 'light'),
         ranks_table=_tables(measurements.scaling(measured), 'ranks'),
         padding_table=_tables(measurements.padded_norms(measured), 'padding'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
