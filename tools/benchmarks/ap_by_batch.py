@@ -69,4 +69,5 @@ def _panel(axes: Axes, title: str, lines: Mapping[tuple[str, str], Line]) -> Non
     axes.set_xticks(batches := sorted({b for line in lines.values() for b in line}), batches)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize='small')
+    if lines:
+        axes.legend(fontsize='small')
