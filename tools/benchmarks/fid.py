@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from benchmarks import records
-from benchmarks.memory import resident
+from benchmarks.clocks import CPU, peak, reset_peak
 from sbzoo.files import sha256
 from sbzoo.metrics.extractors import inception
 from sbzoo.metrics.extractors.base import Extractor
@@ -69,11 +69,12 @@ def run(args: argparse.Namespace) -> None:
     records.show(args.out, compared('pytorch-fid', found))
 
 
-def images_a_second(images: int, rounds: int) -> dict[str, float]:
+def images_a_second(images: int, rounds: int, device: torch.device = CPU) -> dict[str, float]:
     """Inception features of the same PNG files with the same random weights."""
     with tempfile.TemporaryDirectory() as folder, random_inception(folder) as weights:
         files = write_images(Path(folder) / 'images', images)
-        ours, theirs = Inception(weights), inception.build(torch.load(weights), D)
+        ours = Inception(weights).to(device)
+        theirs = inception.build(torch.load(weights), D).to(device)
         theirs.resize_input = True
 
         def by_sbzoo() -> np.ndarray:
@@ -81,8 +82,9 @@ def images_a_second(images: int, rounds: int) -> dict[str, float]:
 
         def by_peer() -> np.ndarray:
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-                return peer.get_activations(files, theirs, BATCH, D, 'cpu', num_workers=0)
+                return peer.get_activations(files, theirs, BATCH, D, device, num_workers=0)
 
+        in_turn(by_peer, by_sbzoo, rounds=1)  # to warm up
         seconds, outcomes = in_turn(by_peer, by_sbzoo, rounds)
     difference = np.abs(outcomes[0] - outcomes[1]).max() / np.abs(outcomes[0]).max()
     return _pair(seconds, difference, amount=images)
@@ -134,7 +136,7 @@ def memory(side: str, features: int) -> int:
 
 def _peak(side: str, features: int) -> int:
     images, network = Blanks(features), Noise()
-    before = resident('VmRSS', reset_peak=True)
+    before = reset_peak()
     if side == 'sbzoo':
         _ = extract_features(images, network, keep=False, batch_size=BATCH).statistics.cov
     else:
@@ -143,7 +145,7 @@ def _peak(side: str, features: int) -> int:
             contextlib.redirect_stderr(io.StringIO()),
         ):
             peer.calculate_activation_statistics(range(features), network.net, BATCH, D)
-    return resident('VmHWM') - before
+    return peak() - before
 
 
 class Pixels(Dataset):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -24,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from benchmarks import records
+from benchmarks.clocks import Cost, cost
 from sbzoo.engine.options.config import load_config, set_scratch, use_sbzoo
 from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.norm import set_norm
@@ -52,13 +50,6 @@ ROWS: dict[str, tuple[Change, ...]] = {
     'sbzoo --lean': (_norm, set_lean),
     'sbzoo --lean, with_cp': (_norm, set_lean, _with_cp),
 }
-
-
-class Cost(NamedTuple):
-    """What one training step costs."""
-
-    seconds: float
-    peak: int  # bytes of resident memory that it adds to the process, at most
 
 
 class Allocated(TorchDispatchMode):
@@ -106,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         )
     rounds = [{name: step(m, batch) for name, m in models.items()} for _ in range(args.rounds)]
     for name in models:
-        figures[name] |= _median_costs(name, rounds)
+        figures[name] |= median_costs(name, rounds)
     protocol = dict(
         model='RetinaNet R50-FPN',
         norm='GN(32)',
@@ -124,13 +115,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _models() -> dict[str, nn.Module]:
+    prepare()
+    return {name: build(config(changes)) for name, changes in ROWS.items()}
+
+
+def prepare() -> None:
+    """Let models be built, of the same random weights and without a word."""
     register_all_modules()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     torch.manual_seed(SEED)
-    return {name: build(changes) for name, changes in ROWS.items()}
 
 
-def _median_costs(name: str, rounds: list[dict[str, Cost]]) -> dict[str, float]:
+def median_costs(name: str, rounds: list[dict[str, Cost]]) -> dict[str, float]:
     """Those of a model; its time is to the first model's within each round."""
     first = next(iter(rounds[0]))
     return dict(
@@ -142,14 +138,19 @@ def _median_costs(name: str, rounds: list[dict[str, Cost]]) -> dict[str, float]:
     )
 
 
-def build(changes: tuple[Change, ...]) -> nn.Module:
-    """MMDetection's model, group norm in its backbone and nothing frozen, with some changes."""
-    cfg = load_config(CONFIG)
+def config(changes: Iterable[Change], name: str = CONFIG) -> Config:
+    """MMDetection's, group norm in its backbone and nothing frozen, with some changes."""
+    cfg = load_config(name)
     use_sbzoo(cfg)
     set_scratch(cfg)
     cfg.model.backbone.update(norm_cfg=dict(type='GN', num_groups=32), zero_init_residual=False)
     for change in changes:
         change(cfg)
+    return cfg
+
+
+def build(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights; a lean one if the config says so."""
     model = MODELS.build(cfg.model)
     model.init_weights()
     lean = any(hook.type == 'LeanHook' for hook in cfg.custom_hooks)
@@ -197,18 +198,6 @@ def _difference(reference: nn.Module, model: nn.Module) -> float:
 def step(model: nn.Module, batch: tuple[Tensor, list[DetDataSample]]) -> Cost:
     """Forward and backward."""
     model.zero_grad()
-    before = resident('VmRSS', reset_peak=True)
-    start = time.perf_counter()
-    _loss(model, batch).backward()
-    seconds = time.perf_counter() - start
+    found = cost(lambda: _loss(model, batch).backward())
     model.zero_grad()
-    return Cost(seconds, resident('VmHWM') - before)
-
-
-def resident(key: str, reset_peak: bool = False) -> int:
-    """Resident bytes of this process, now (VmRSS) or at most since the last reset (VmHWM)."""
-    if reset_peak:
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts again
-        Path('/proc/self/clear_refs').write_text('5')
-    status = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines())
-    return int(status[key].split()[0]) * 1024
+    return found

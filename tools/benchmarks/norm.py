@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
+from typing import Any, NamedTuple
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks import records
+from benchmarks.clocks import CPU, Call, Name, keep_freed_memory, milliseconds
 from sbzoo.norm import build_norm
 from sbzoo.report.measurements import Measurement, norm_times
 from sbzoo.tools.cli import positive_int
@@ -23,7 +23,6 @@ SPECS = (
     'bn', 'gn32', 'in', 'ln', 'rms', 'hybrid', 'hybrid(bn,gn32)', 'sn', 'ibn', 'fbn', 'syncbn',
     'ghost1', 'bgn', 'brn', 'mabn', 'frn', 'evos0',
 )  # fmt: skip
-Step = Callable[[], None]
 
 
 class Copy(nn.Module):
@@ -62,6 +61,25 @@ def layers(channels: int, specs: list[str]) -> dict[str, nn.Module]:
 UNLIMITED = dict(recompile_limit=1000, fail_on_recompile_limit_hit=True)
 
 
+class Maps(NamedTuple):
+    """What a norm is timed on."""
+
+    shape: tuple[int, ...]
+    memory_format: str
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As it is on record."""
+        return dict(shape=list(self.shape), memory_format=self.memory_format)
+
+    def random(self) -> Tensor:
+        """Random maps [N, C, H, W]."""
+        maps = torch.randn(self.shape, dtype=self.dtype, device=self.device)
+        return maps.to(memory_format=FORMATS[self.memory_format])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which norms, and how often."""
     add = parser.add_argument
@@ -84,18 +102,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> list[Measurement]:
     models = peers(shape[1]) | layers(shape[1], args.norms)
-    x, grad = (torch.randn(shape).to(memory_format=FORMATS[name]) for _ in range(2))
-    steps = {n: step(layer, x, grad) for n, layer in models.items()}
-    times = {False: milliseconds(steps, args.rounds)}
+    maps = Maps(shape, name)
+    times = {False: milliseconds(steps(models, maps), args.rounds)}
     if args.compile:
-        steps = {n: step(torch.compile(layer), x, grad) for n, layer in models.items()}
-        with torch._dynamo.config.patch(UNLIMITED):
-            times[True] = milliseconds(steps, args.rounds)
-        torch.compiler.reset()
+        with compiled(models) as made:
+            times[True] = milliseconds(steps(made, maps), args.rounds)
     protocol = dict(dtype='float32', rounds=args.rounds)
     return [
         records.measurement(
-            dict(layer=layer, shape=list(shape), memory_format=name, compiled=compiled),
+            dict(layer=layer, **maps.row, compiled=compiled),
             dict(ms=ms),
             protocol,
         )
@@ -104,16 +119,23 @@ def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> lis
     ]
 
 
-def keep_freed_memory() -> None:
-    """As in a network, where a layer does not pay for the page faults of every tensor anew.
+@contextmanager
+def compiled(
+    layers: Mapping[Name, nn.Module], backend: str = 'inductor'
+) -> Iterator[dict[Name, nn.Module]]:
+    """Within, the same layers by torch.compile, whatever their number."""
+    with torch._dynamo.config.patch(UNLIMITED):
+        yield {name: torch.compile(layer, backend=backend) for name, layer in layers.items()}
+    torch.compiler.reset()
 
-    The C library of Linux gives memory back beyond twice the largest block under 32 MB that was
-    freed so far, so that beside the small tensors of one layer alone nearly nothing is kept.
-    """
-    torch.empty(30 * 2**18)
+
+def steps(layers: Mapping[Name, nn.Module], maps: Maps) -> dict[Name, Call]:
+    """Forward and backward of each layer, which is brought to the device and type of the maps."""
+    x, grad = maps.random(), maps.random()
+    return {name: step(layer.to(x.device, x.dtype), x, grad) for name, layer in layers.items()}
 
 
-def step(layer: nn.Module, x: Tensor, grad: Tensor) -> Step:
+def step(layer: nn.Module, x: Tensor, grad: Tensor) -> Call:
     """Forward and backward, with gradients of x and of the parameters."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     inputs = [x, *(p for p in layer.parameters() if p.requires_grad)]
@@ -122,25 +144,3 @@ def step(layer: nn.Module, x: Tensor, grad: Tensor) -> Step:
         torch.autograd.grad(layer(x), inputs, grad)
 
     return both
-
-
-def milliseconds(steps: dict[str, Step], rounds: int) -> dict[str, float]:
-    """The median time of each; they take turns, so that a drift of the machine meets them all."""
-    for both in steps.values():
-        both()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in track(range(rounds), 'rounds', transient=True):
-        for name, both in steps.items():
-            times[name].append(_once(both))
-    return {name: statistics.median(values) * 1e3 for name, values in times.items()}
-
-
-def _once(both: Step, least: float = 0.005) -> float:
-    """Seconds of one call, from as many as `least` seconds hold."""
-    calls, start = 0, time.perf_counter()
-    while True:
-        both()
-        calls += 1
-        passed = time.perf_counter() - start
-        if passed > least:
-            return passed / calls

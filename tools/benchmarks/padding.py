@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import product
 
-import torch
 from torch import nn
 
 from benchmarks import records
-from benchmarks.norm import FORMATS, keep_freed_memory, milliseconds, step
+from benchmarks.clocks import Call, keep_freed_memory, milliseconds
+from benchmarks.norm import FORMATS, Maps, steps
 from sbzoo.norm import Norm
 from sbzoo.norm.padding import Pictures
 from sbzoo.report.measurements import Measurement, padded_norms
@@ -34,26 +34,36 @@ def run(args: argparse.Namespace) -> None:
     records.show(args.out, padded_norms(dict(padding=measured)))
 
 
-def _measure(name: str, rounds: int) -> Sequence[Measurement]:
-    x, grad = (torch.randn(SHAPE).to(memory_format=FORMATS[name]) for _ in range(2))
-    layers = {
-        (spec, padded): _layer(spec, padded) for spec, padded in product(SPECS, (False, True))
-    }
-    times = milliseconds({key: step(layer, x, grad) for key, layer in layers.items()}, rounds)
-    return [
-        records.measurement(
-            dict(layer=spec, shape=list(SHAPE), memory_format=name),
-            dict(full_ms=times[spec, False], padded_ms=times[spec, True]),
-            dict(dtype='float32', rounds=rounds),
-        )
-        for spec in SPECS
-    ]
+def _measure(name: str, rounds: int) -> list[Measurement]:
+    maps = Maps(SHAPE, name)
+    times = milliseconds(padded_steps(maps), rounds)
+    return measurements(maps, times, rounds)
 
 
-def _layer(spec: str, padded: bool) -> nn.Module:
+def padded_steps(maps: Maps) -> dict[tuple[str, bool], Call]:
+    """Forward and backward of each norm, on full maps and on padded ones."""
+    kinds = product(SPECS, (False, True))
+    return steps({(spec, padded): _layer(spec, maps.shape, padded) for spec, padded in kinds}, maps)
+
+
+def _layer(spec: str, shape: tuple[int, ...], padded: bool) -> nn.Module:
     """A norm, of two pictures with a quarter of padding: one beside it and one below."""
-    norm, (height, width) = Norm(SHAPE[1], spec), SHAPE[2:]
+    norm, (height, width) = Norm(shape[1], spec), shape[2:]
     if padded:
         sizes = [(height, 3 * width // 4), (3 * height // 4, width)]
         norm.pictures = Pictures(sizes, (height, width))
     return norm
+
+
+def measurements(
+    maps: Maps, times: Mapping[tuple[str, bool], float], rounds: int
+) -> list[Measurement]:
+    """The milliseconds of `padded_steps`, norm by norm."""
+    return [
+        records.measurement(
+            dict(layer=spec, **maps.row),
+            dict(full_ms=times[spec, False], padded_ms=times[spec, True]),
+            dict(dtype='float32', rounds=rounds),
+        )
+        for spec in dict.fromkeys(spec for spec, _ in times)
+    ]

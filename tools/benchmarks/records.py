@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Hashable, Iterable
 from datetime import date
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,19 @@ def measurement(
         threads=threads or torch.get_num_threads(),
         system=f'{platform.system()} {platform.machine()}',
     )
-    sources = packages_distributions()  # mmdet may come from mmdet or from onedl-mmdetection
-    versions = {n: version(sources.get(n, [n])[0]) for n in ('sbzoo', 'torch', *peers)}
     figures = {name: float(f'{value:.5g}') for name, value in figures.items()}
     command = shlex.join(['python', 'tools/bench.py', *sys.argv[1:]])
-    return Measurement(row, figures, protocol, machine, versions, date.today().isoformat(), command)
+    today = date.today().isoformat()
+    return Measurement(row, figures, protocol, machine, versions(peers), today, command)
+
+
+def versions(peers: Iterable[str] = ()) -> dict[str, str]:
+    """Those of this library, of torch and of its peers."""
+    sources = _sources()  # mmdet may come from mmdet or from onedl-mmdetection
+    return {n: version(sources.get(n, [n])[0]) for n in ('sbzoo', 'torch', *peers)}
+
+
+_sources = cache(packages_distributions)  # which reads a file of each package
 
 
 def processor() -> str:
