@@ -29,6 +29,7 @@ MEASURED = (
         'light',
     ),
 )
+OF_GPUS = 'gpu_*.jsonl'  # theirs, a file for each kind
 
 
 class Measurement(NamedTuple):
@@ -38,7 +39,7 @@ class Measurement(NamedTuple):
         row: What was measured.
         figures: What came out; those of time in seconds or milliseconds, as their name says.
         protocol: How it was measured.
-        machine: Its processor, cores, threads (those in use) and system.
+        machine: Its processor, cores, threads (those in use), system, and the GPU if one was used.
     """
 
     row: dict[str, Any]
@@ -54,7 +55,8 @@ class Measurement(NamedTuple):
         """The machine in words."""
         threads, cores = self.machine['threads'], self.machine['cores']
         facts = f'{threads} of {cores} threads', self.machine['processor'], self.machine['system']
-        return ', '.join(facts)
+        gpu = [self.machine['gpu']] if 'gpu' in self.machine else []
+        return ', '.join([*gpu, *facts])
 
 
 Measured = Mapping[str, Sequence[Measurement]]  # by benchmark
@@ -68,6 +70,22 @@ def read_measurements(path: Path) -> list[Measurement]:
     """
     lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
     return [_parse(line, f'{path.name}:{i}') for i, line in enumerate(lines, start=1)]
+
+
+def read_all(folder: Path) -> dict[str, list[Measurement]]:
+    """Those of every benchmark, and under `gpu` those of all GPUs.
+
+    Raises:
+        UserError: A line is not a measurement.
+    """
+    found = {name: read_measurements(folder / f'{name}.jsonl') for name in MEASURED}
+    gpus = sorted(folder.glob(OF_GPUS))
+    return found | dict(gpu=[m for path in gpus for m in read_measurements(path)])
+
+
+def holds_measurements(path: Path) -> bool:
+    """Whether a file of results holds measurements, and not training runs."""
+    return path.stem in MEASURED or path.match(OF_GPUS)
 
 
 def _parse(text: str, place: str) -> Measurement:
@@ -106,17 +124,19 @@ def norm_times(measured: Measured, compiled: bool | None = None) -> list[ResultT
         return norm_times(measured, False) + norm_times(measured, True)
     chosen = (m for m in measured['norm'] if m.row['compiled'] == compiled)
     title = 'ms, forward and backward' + ', compiled' * compiled
-    return [_pivot(title, group) for group in by_machine(chosen).values()]
+    return [pivot(title, group) for group in by_machine(chosen).values()]
 
 
-def _pivot(title: str, measurements: Sequence[Measurement]) -> ResultTable:
-    times = {(m.row['layer'], _map(m)): _three_digits(m.figures['ms']) for m in measurements}
+def pivot(title: str, measurements: Sequence[Measurement], figure: str = 'ms') -> ResultTable:
+    """A figure by layer, and by shape and memory format."""
+    times = {(m.row['layer'], _map(m)): three_digits(m.figures[figure]) for m in measurements}
     layers, maps = (dict.fromkeys(key) for key in zip(*times, strict=True))
     rows = [(Cell(n), *(Cell(times.get((n, size), '')) for size in maps)) for n in layers]
     return ResultTable(title, (title, *maps), rows, note(measurements))
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
+    """A number as tables show it."""
     return f'{value:.3g}' if value < 1000 else f'{value:.0f}'
 
 
@@ -127,15 +147,16 @@ def _map(measurement: Measurement) -> str:
 
 def padded_norms(measured: Measured) -> list[ResultTable]:
     """Milliseconds of norms that leave padding out, beside the same on full maps."""
-    return [_padded_norms(group) for group in by_machine(measured['padding']).values()]
+    return [padded_norms_of(group) for group in by_machine(measured['padding']).values()]
 
 
-def _padded_norms(measurements: Sequence[Measurement]) -> ResultTable:
+def padded_norms_of(measurements: Sequence[Measurement]) -> ResultTable:
+    """Those of one machine."""
     rows = []
     for m in measurements:
         full, padded = m.figures['full_ms'], m.figures['padded_ms']
         ratio = f'{padded / full:.2f}'
-        texts = m.row['layer'], _map(m), _three_digits(full), _three_digits(padded), ratio
+        texts = m.row['layer'], _map(m), three_digits(full), three_digits(padded), ratio
         rows.append(tuple(map(Cell, texts)))
     heads = 'ms, forward and backward', 'maps', 'full', '25% padding', 'ratio'
     return ResultTable('padded norms', heads, rows, note(measurements))
@@ -176,7 +197,7 @@ def _scaling(measurements: Sequence[Measurement]) -> ResultTable:
     rows = []
     for name, figures in ((m.row['training'], m.figures) for m in measurements):
         two, ranks = figures['side_by_side'], figures['ranks']
-        one = f'{_three_digits(figures["images_per_second"])} images/s'
+        one = f'{three_digits(figures["images_per_second"])} images/s'
         rows.append(tuple(map(Cell, (name, one, *(f'{x:.2f}' for x in (two, ranks, ranks / two))))))
     return ResultTable('scaling', heads, rows, note(measurements))
 
@@ -232,7 +253,7 @@ def compared(peer: str, measurements: Sequence[Measurement]) -> list[ResultTable
 
 def _compared(measurement: Measurement) -> tuple[str, ...]:
     figures = measurement.figures
-    numbers = (_three_digits(figures[side]) for side in ('peer', 'sbzoo'))
+    numbers = (three_digits(figures[side]) for side in ('peer', 'sbzoo'))
     difference = f'{figures["difference"]:.0e}' if 'difference' in figures else ''
     what = measurement.row['what'], measurement.where
     return *what, *numbers, f'{figures["ratio"]:.2f}', difference

@@ -14,7 +14,7 @@ from sbzoo.checkpoint.cards import TASKS, Card, list_cards
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.visualize import Curve
 from sbzoo.paths import CARDS
-from sbzoo.report import plots, tables
+from sbzoo.report import gpu, plots, tables
 from sbzoo.report.gather import (
     ASIDE,
     Experiment,
@@ -25,7 +25,7 @@ from sbzoo.report.gather import (
     read_results,
     read_work_dir,
 )
-from sbzoo.report.measurements import COSTS, MEASURED, Measurement, read_measurements
+from sbzoo.report.measurements import COSTS, Measurement, holds_measurements, read_all
 from sbzoo.report.plots import Picture, embed
 from sbzoo.report.tables import ResultTable
 from sbzoo.zoo.page import picture_of
@@ -68,8 +68,8 @@ def gather(work_dirs: Sequence[Path], results: Path = RESULTS) -> Material:
     Raises:
         UserError: One of them is broken.
     """
-    measured = {name: read_measurements(results / f'{name}.jsonl') for name in MEASURED}
-    files = (path for path in sorted(results.glob('*.jsonl')) if path.stem not in MEASURED)
+    measured = read_all(results)
+    files = (path for path in sorted(results.glob('*.jsonl')) if not holds_measurements(path))
     runs = [run for path in files for run in read_results(path)]
     finished = [folder for folder in work_dirs if (folder / RESULT).is_file()]
     runs += [read_work_dir(folder) for folder in finished]
@@ -237,5 +237,6 @@ def _published(cards: list[Card], found: Experiments, out: Path) -> Section:
 
 def _costs(measured: dict[str, list[Measurement]]) -> Section:
     made = {title: tables_of(measured) for title, tables_of in COSTS.items()}
+    made['On a GPU'] = gpu.tables(measured['gpu'])
     blocks = [Block(title, listed) for title, listed in made.items() if listed]
     return Section('costs', 'Memory and speed', 'Measured by tools/bench.py.', blocks)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -133,7 +131,7 @@ def test_the_price_of_accumulation_is_that_of_its_normalizer_alone(digits, tmp_p
 
 def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
-    for bench in BENCHES.keys() - {'train', 'classifier', 'tables'}:
+    for bench in BENCHES.keys() - {'train', 'classifier', 'gpu', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
     assert text.count('Not measured yet') == 15
     assert 'None' not in text
@@ -191,17 +189,6 @@ def test_measurements_are_rendered(tmp_path):
     (tmp_path / 'fid.jsonl').write_text('{"row": {}}')
     with pytest.raises(UserError, match=r"fid.jsonl:1: not a measurement \(no 'figures'\)"):
         tables.render(tmp_path)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Runs tools/bench.py in this process."""
-
-    def call(*arguments: object) -> None:
-        monkeypatch.setattr(sys, 'argv', ['bench.py', *map(str, arguments)])
-        runpy.run_path(str(ROOT / 'tools/bench.py'))['main']()
-
-    return call
 
 
 def test_a_benchmark_records_and_says_what_is_next(bench, tmp_path, capsys):

@@ -18,6 +18,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'ap': '2 minutes',
     'batch': '174 runs, 4 hours',
     'fid': '6 minutes',
+    'gpu': 'eight sections of less than 8 minutes on a GPU; a minute with --smoke',
     'classifier': 'a minute',
     'light': '150 runs, 5 hours',
     'light_scenes': 'seconds',

@@ -28,9 +28,9 @@ from benchmarks import (
     transfer,
 )
 from sbzoo.files import write
-from sbzoo.report import measurements
-from sbzoo.report.measurements import MEASURED, Measured, Measurement, read_measurements
-from sbzoo.report.tables import ResultTable, body
+from sbzoo.report import gpu, measurements
+from sbzoo.report.measurements import Measured, Measurement, read_all
+from sbzoo.report.tables import ResultTable, body, markdown
 
 TEMPLATE = 'results.md.jinja'
 *LARGE, SMALL_SHAPE = norm.SHAPES
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     path = args.results / 'README.md'
     write(path, render(args.results).encode())
     retinanet = _read(args.results / 'retinanet_digits.jsonl')
-    plot = ap_by_batch.draw(retinanet, _measured(args.results)['batch'], args.results)
+    plot = ap_by_batch.draw(retinanet, read_all(args.results)['batch'], args.results)
     print(f'written: {path}, {plot}')
     print('next:    python tools/report.py')
 
@@ -67,12 +67,8 @@ def render(folder: Path) -> str:
     )
     template = environment.get_template(TEMPLATE)
     return template.render(
-        **_of_runs(folder), **_of_configs(folder), **_of_measurements(_measured(folder))
+        **_of_runs(folder), **_of_configs(folder), **_of_measurements(read_all(folder))
     )
-
-
-def _measured(folder: Path) -> Measured:
-    return {name: read_measurements(folder / f'{name}.jsonl') for name in MEASURED}
 
 
 def _of_runs(folder: Path) -> dict[str, Any]:
@@ -175,6 +171,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         memory_table=_tables(measurements.memory(measured), 'memory'),
         stack_table=_tables(stack.tables(measured['stack']), 'stack'),
         fid_table=_tables(measurements.fid(measured), 'fid'),
+        gpu_tables='\n\n'.join(map(markdown, gpu.tables(measured['gpu']))),
     )
 
 
