@@ -45,6 +45,11 @@ def _repeatable():
         yield
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+        pytest.skip('no GPU')
+
+
 def pytest_unconfigure():
     if HOME:
         shutil.rmtree(HOME, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The Triton kernels: right by Triton's interpreter, compiled for a GPU that need not be here."""
+"""The Triton kernels: by Triton's interpreter, compiled for a GPU that is not here, and on one."""
 
 import os
 import subprocess
@@ -21,12 +21,16 @@ from sbzoo.norm.kernels import triton as triton_kernels  # noqa: E402
 CPU = torch.device('cpu')
 
 
-def test_by_the_interpreter():
+@pytest.mark.parametrize(
+    'interpreted',
+    [pytest.param('1', id='interpreter'), pytest.param('0', marks=pytest.mark.gpu, id='gpu')],
+)
+def test_kernels(interpreted):
     """In a process of its own: what Triton has compiled or interpreted once, it keeps so."""
-    tests = Path(__file__).with_name('interpreted_kernels.py')
+    tests = Path(__file__).with_name('triton_kernels.py')
     run = subprocess.run(
         [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--noconftest', tests],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        env={**os.environ, 'TRITON_INTERPRET': interpreted},
         cwd=tests.parent.parent,
         capture_output=True,
         text=True,
