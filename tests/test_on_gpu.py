@@ -162,7 +162,7 @@ def test_samples_of_a_seed(card):
 
 @pytest.mark.parametrize('config', ['retinanet_hybrid_b2', 'r3gan_b8', 'cyclegan_in_b1'])
 def test_a_training_and_its_resumption(config, tmp_path):
-    images = 'train_dataloader.dataset.indices=16'
+    images = 'train_dataloader.dataset.indices=48'
     train = 'train', f'configs/{config}.py', '--work-dir', tmp_path, '--cfg-options', images
     for epochs in (1, 2):
         ended = tool(*train, '--epochs', epochs, *(['--resume'] if epochs > 1 else []))
