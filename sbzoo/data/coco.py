@@ -16,7 +16,7 @@ from sbzoo.errors import UserError
 _Files = dict[str, os.DirEntry[str]]
 
 _SHOWN = 10
-_SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
+SPLITS = {'train': ('train',), 'val': ('val', 'valid', 'validation', 'test')}
 # The patterns of a split's annotation files, each with those of the folders for its images.
 _LAYOUTS = {
     'annotations/instances_{}*.json': ('{}*', 'images/{}*', '{}*/images', 'images'),
@@ -31,8 +31,9 @@ class CocoSplit:
     """One annotation file and the folder that its file names are relative to.
 
     ``classes`` are in the order of the file, as that is how MMDetection's ``CocoDataset`` numbers
-    its labels whatever the category ids. ``num_boxes`` counts crowds. ``has_masks`` is of all
-    annotations, as MMDetection reads the masks of crowds too, and ``has_rle`` of all but crowds.
+    its labels whatever the category ids. ``num_boxes`` counts crowds. ``unmasked`` names the first
+    annotation without a segmentation, crowds too, as MMDetection reads their masks; ``has_rle`` is
+    of all but crowds.
     ``counts`` tells people what training uses.
     """
 
@@ -41,10 +42,15 @@ class CocoSplit:
     classes: tuple[str, ...]
     num_images: int
     num_boxes: int
-    has_masks: bool
+    unmasked: str | None
     has_rle: bool
     shortest_side: int
     counts: str
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether all annotations have a segmentation."""
+        return self.unmasked is None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class CocoFolder:
     root: Path
     train: CocoSplit
     val: CocoSplit
+    kind: str = 'COCO'  # the format that the folder itself is in
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -86,13 +93,38 @@ def read_folder(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f'{root}: no such folder')
-    found = {split: _find(root, names) for split, names in _SPLITS.items()}
-    _refuse(root, 'layout', (_unclear(root, split, files) for split, files in found.items()))
-    train, val = (_read(root, *file) for files in found.values() for file in files.items())
+    found = {split: _find(root, names) for split, names in SPLITS.items()}
+    refuse(root, 'layout', (_unclear(root, split, files) for split, files in found.items()))
+    train, val = (
+        read_split(os.path.relpath(path, root), path, folders, os.path.abspath(path))
+        for files in found.values()
+        for path, folders in files.items()
+    )
+    return sound_folder(root, train, val, drop_empty_boxes, allow_leaks)
+
+
+def sound_folder(
+    root: Path,
+    train: Split,
+    val: Split,
+    drop_empty_boxes: bool = False,
+    allow_leaks: bool = False,
+    kind: str = 'COCO',
+) -> CocoFolder:
+    """Check two splits that were read from a folder of some format, as `read_folder` does.
+
+    Raises:
+        UserError: Something in one is malformed, or they do not go together.
+    """
     between = (_disagreements(train, val), () if allow_leaks else _leaks(train, val))
     within = (lines for split in (train, val) for lines in check(split, drop_empty_boxes))
-    _refuse(root, 'annotations', (*within, *between))
-    return CocoFolder(root, _summary(train), _summary(val))
+    refuse(root, 'annotations', (*within, *between))
+    return CocoFolder(root, _summary(train), _summary(val), kind)
+
+
+def holds_annotations(root: Path) -> bool:
+    """Whether a folder has annotations in the COCO format, of one split at least."""
+    return any(_find(root, names) for names in SPLITS.values())
 
 
 def _find(root: Path, names: Iterable[str]) -> dict[Path, list[Path]]:
@@ -117,14 +149,23 @@ def _unclear(root: Path, split: str, files: Iterable[Path]) -> Iterator[str]:
     if len(names) > 1:
         yield f'more than one annotation file for {split}: {", ".join(names)}'
     if not names:
-        wanted = ', '.join(layout.format(n) for n in _SPLITS[split] for layout in _LAYOUTS)
+        wanted = ', '.join(layout.format(n) for n in SPLITS[split] for layout in _LAYOUTS)
         there = sorted([*root.glob('*.json'), *root.glob('*/*.json')]) or sorted(root.iterdir())
         held = ', '.join(os.path.relpath(path, root) for path in there[:_SHOWN]) or 'nothing'
         yield f'no annotations for {split}: looked for {wanted}; the folder holds {held}'
 
 
-def _refuse(root: Path, where: str, kinds: Iterable[Iterable[str]]) -> None:
-    """Raise all the problems as one error, if there are any."""
+def refuse(root: Path, where: str, kinds: Iterable[Iterable[str]]) -> None:
+    """Raise all the problems as one error, if there are any.
+
+    Args:
+        root: The folder.
+        where: They are.
+        kinds: The problems, a line for each, by kind.
+
+    Raises:
+        UserError: The first of each kind, and how many more there are.
+    """
     listed = [list(lines) for lines in kinds]
     count = sum(map(len, listed))
     shown = [f'{root}: {count} problem{"s" * (count > 1)} in the {where}']
@@ -135,16 +176,24 @@ def _refuse(root: Path, where: str, kinds: Iterable[Iterable[str]]) -> None:
         raise UserError('\n  '.join(shown))
 
 
-def _read(root: Path, path: Path, folders: Iterable[Path]) -> Split:
+def read_split(name: str, path: Path, folders: Iterable[Path], pictures_key: str) -> Split:
+    """Read an annotation file and what its pictures hold, whatever is wrong with them.
+
+    Args:
+        name: Of the file, in messages.
+        path: The file.
+        folders: Where its pictures may be; that with most of them is taken.
+        pictures_key: Of the cache for `read_pictures`.
+    """
     faults, entries = _load(path)
     named = [image.get('file_name') for image in entries['images']]
     names = list(filter(FIELDS['images']['file_name'].holds, named))
     found = {folder: _on_disk(folder, names) for folder in folders}
     image_dir = max(found, key=lambda folder: len(found[folder]))
     files = found[image_dir]
-    read = read_pictures((file.path for file in files.values()), os.path.abspath(path))
+    read = read_pictures((file.path for file in files.values()), pictures_key)
     pictures = {name: read[file.path] for name, file in files.items()}
-    return Split(os.path.relpath(path, root), path, faults, entries, image_dir, files, pictures)
+    return Split(name, path, faults, entries, image_dir, files, pictures)
 
 
 def _load(path: Path) -> tuple[list[str], Entries]:
@@ -207,6 +256,7 @@ def _real_path(file: os.DirEntry[str]) -> str:
 
 def _summary(split: Split) -> CocoSplit:
     annotations = split.entries['annotations']
+    unmasked = (a for a in annotations if not is_given(a.get('segmentation')))
     solid = [annotation for annotation in annotations if not annotation.get('iscrowd')]
     return CocoSplit(
         ann_file=split.path,
@@ -214,7 +264,7 @@ def _summary(split: Split) -> CocoSplit:
         classes=tuple(category['name'] for category in split.entries['categories']),
         num_images=len(split.entries['images']),
         num_boxes=len(annotations),
-        has_masks=all(is_given(annotation.get('segmentation')) for annotation in annotations),
+        unmasked=next((label('annotations', a) for a in unmasked), None),
         has_rle=any(isinstance(annotation.get('segmentation'), dict) for annotation in solid),
         shortest_side=min(map(min, split.sizes.values())),
         counts=_counts(split, len(annotations) - len(solid)),

@@ -66,6 +66,7 @@ FIELDS = {
     'categories': {'id': _ID, 'name': _TEXT},
 }
 _ABSENT = {'iscrowd': 0}  # what a field means that may be absent
+SOURCE = 'sbzoo:source'  # the field for the file and line that an entry was converted from
 _LABELS = {
     'images': 'image {id} ({file_name})',
     'annotations': 'annotation {id} (image {image_id})',
@@ -144,7 +145,7 @@ def wrong(entry: Entry, field: str, what: str) -> str:
 
 def label(section: str, entry: Entry) -> str:
     """What an entry of a section is called."""
-    return _LABELS[section].format_map(defaultdict(lambda: '?', entry))
+    return entry.get(SOURCE) or _LABELS[section].format_map(defaultdict(lambda: '?', entry))
 
 
 def _wrong_values(split: Split, section: str, field: str) -> Problems:

@@ -158,8 +158,17 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add(
         '--data',
         metavar='DIR',
-        help='a COCO-format folder, or for GANs one of images; it is checked first',
+        help='a folder in the COCO, YOLO or VOC format, or for GANs one of images; it is checked '
+        'first',
     )
+    add_data_options(parser)
+    add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
+    add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """What may pass in the data of detectors."""
+    add = parser.add_argument
     add(
         '--drop-empty-boxes',
         action='store_true',
@@ -170,8 +179,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='let images of the training split be in the validation split too',
     )
-    add('--work-dir', metavar='DIR', help='default: work_dirs/CONFIG')
-    add('--cfg-options', nargs='+', metavar='K=V', help='any other change of the config')
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:

@@ -105,7 +105,7 @@ def test_a_good_folder(folder):
     for split, file, name in ((found.train, TRAIN, 'train'), (found.val, VAL, 'val')):
         counts = f'{file}: 2 images, 2 boxes, 1 crowd, 2 classes'
         assert split == CocoSplit(
-            folder / file, folder / name, ('dog', 'cat'), 2, 3, True, False, 48, counts
+            folder / file, folder / name, ('dog', 'cat'), 2, 3, None, False, 48, counts
         )
 
 

@@ -8,8 +8,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from sbzoo.data.coco import CocoFolder, read_folder
+from sbzoo.data.coco import CocoFolder
 from sbzoo.data.datasets import CIFAR10Dataset, PairedFolders, UnpairedFolders
+from sbzoo.data.detection_folder import read_detection_folder
 from sbzoo.data.image_folder import read_image_folder
 from sbzoo.data.paired_folders import Domains, read_domains, read_pairs
 from sbzoo.engine.options.parts import leaf, typed_dicts
@@ -22,14 +23,14 @@ def set_data(
 ) -> None:
     """Train and evaluate on another folder, of the kind that the config's data set is of.
 
-    What is found there is logged. The options are those of `read_folder`.
+    What is found there is logged. The options are those of `read_detection_folder`.
 
     Raises:
         UserError: The folder is not of this kind, or something in it is malformed.
     """
     kind = DATASETS.get(leaf(cfg.train_dataloader.dataset).type)
     if kind is None:  # MMDetection's are in a registry of their own
-        set_coco(cfg, read_folder(root, drop_empty_boxes, allow_leaks))
+        set_coco(cfg, read_detection_folder(root, drop_empty_boxes, allow_leaks))
     elif issubclass(kind, CIFAR10Dataset):
         set_cifar10(cfg, root)
     elif issubclass(kind, UnpairedFolders):
@@ -137,7 +138,7 @@ def _replace(dataset: ConfigDict, by: dict) -> None:
 
 
 def set_coco(cfg: Config, folder: CocoFolder) -> None:
-    """Train and validate on a COCO-format folder, with the config's own pipelines.
+    """Train and validate on a folder for detectors, with the config's own pipelines.
 
     Raises:
         UserError: The model learns masks and not all annotations have them in a form that it reads,
@@ -145,6 +146,8 @@ def set_coco(cfg: Config, folder: CocoFolder) -> None:
     """
     _check_masks(cfg, folder)
     _check_sides(cfg, folder)
+    if folder.kind != 'COCO':
+        _log(f'{folder.root}: {folder.kind} format, converted to {folder.train.ann_file.parent}')
     for split in (folder.train, folder.val):
         _log(split.counts)
     metric = _coco_metric(cfg.val_evaluator)
@@ -169,9 +172,11 @@ def set_coco(cfg: Config, folder: CocoFolder) -> None:
 
 def _check_masks(cfg: Config, folder: CocoFolder) -> None:
     readers = [p for p in typed_dicts(cfg.train_dataloader) if p.get('with_mask')]
-    if readers and not (folder.train.has_masks and folder.val.has_masks):
+    unmasked = folder.train.unmasked or folder.val.unmasked
+    if readers and unmasked:
         raise UserError(
-            f'{folder.root}: the model predicts masks, the annotations have none or not all of them'
+            f'{folder.root}: the model predicts masks, the annotations have none or not all of '
+            f'them: the first without is {unmasked}'
         )
     if folder.train.has_rle and any(not p.get('poly2mask', True) for p in readers):
         raise UserError(
