@@ -90,6 +90,19 @@ class Source:
         return os.path.relpath(path, self.root)
 
 
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not empty, with their numbers.
+
+    Raises:
+        UserError: The file is not in UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not a list in UTF-8: {error}') from error
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
 def missing_split(root: Path, split: str, wanted: str, cure: str) -> UserError:
     """That there is no split 'train' or 'val', what was looked for, and how to make one."""
     name = dict(train='training', val='validation')[split]
@@ -152,8 +165,7 @@ def _write(source: Source, folder: Path) -> str:
     for split in source.splits:
         images[split] = list(_read_images(source, split, faults))
     classes = source.classes or _classes(images['train'])
-    faults += _unknown(images['val'], classes)
-    _refuse(source, faults)
+    _refuse(source, faults or _unknown(images['val'], classes))
     digest = hashlib.sha256()
     for split, found in images.items():
         text = json.dumps(_coco(found, classes))

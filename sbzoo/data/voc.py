@@ -17,7 +17,16 @@ from pathlib import Path
 from xml.parsers import expat
 
 from sbzoo.data.coco import SPLITS
-from sbzoo.data.conversion import Fault, Item, Labels, Object, Size, Source, missing_split
+from sbzoo.data.conversion import (
+    Fault,
+    Item,
+    Labels,
+    Object,
+    Size,
+    Source,
+    missing_split,
+    numbered_lines,
+)
 from sbzoo.images import SUFFIXES, find_images
 
 FORMAT = 'VOC'
@@ -74,19 +83,18 @@ def _pictures_of(root: Path, split: str = '') -> Path:
 def _listed(
     root: Path, file: Path, pictures: dict[str, Path], faults: list[Fault]
 ) -> Iterator[Item]:
-    for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 1):
-        name = line.strip()
+    for number, name in numbered_lines(file):
         labels = root / ANNOTATIONS / f'{name}.xml'
         place = f'{os.path.relpath(file, root)}:{number}'
-        if name and name not in pictures:
+        if name not in pictures:
             folder = os.path.relpath(_pictures_of(root), root)
             faults.append(
                 Fault(place, f'no picture {name!r}', f'names are of pictures in {folder}')
             )
-        elif name and not labels.is_file():
+        elif not labels.is_file():
             valid = 'a picture without objects has one without <object>'
             faults.append(Fault(place, f'no {ANNOTATIONS}/{name}.xml', valid))
-        elif name:
+        else:
             yield Item(pictures[name], labels)
 
 
@@ -147,10 +155,12 @@ def read_labels(path: Path, size: Size, root: Path) -> Labels:
     try:
         tree = _parse(path)
     except (expat.ExpatError, ValueError) as error:
-        found.faults.append(Fault(name, f'not readable as XML: {error}', 'XML is closed and UTF-8'))
+        found.faults.append(
+            Fault(name, f'not readable as XML: {error}', 'it has to be well-formed')
+        )
         return found
     found.faults += _other_size(name, tree, size)
-    for element in tree.iter('object'):
+    for element in tree.findall('object'):
         place = f'{name}:{element.get(_LINE)}'
         try:
             found.objects.append(_object(place, element, size))

@@ -18,7 +18,16 @@ from typing import Any
 import yaml
 
 from sbzoo.data.coco import SPLITS
-from sbzoo.data.conversion import Fault, Item, Labels, Object, Size, Source, missing_split
+from sbzoo.data.conversion import (
+    Fault,
+    Item,
+    Labels,
+    Object,
+    Size,
+    Source,
+    missing_split,
+    numbered_lines,
+)
 from sbzoo.errors import UserError
 from sbzoo.images import find_images
 
@@ -140,8 +149,7 @@ def _from_folders(root: Path) -> _Layout | None:
         return None
     files = (root / name for name in NAMES)
     named = next((file for file in files if file.is_file()), None)
-    lines = named.read_text(encoding='utf-8').splitlines() if named else []
-    classes = _distinct(named, [line.strip() for line in lines if line.strip()]) if named else None
+    classes = _distinct(named, [name for _, name in numbered_lines(named)]) if named else None
     cure = 'put pictures into images/train and images/val, labels into labels/train and labels/val'
     return _Layout(root, splits, classes, cure)
 
@@ -171,12 +179,11 @@ def _pictures(place: Path) -> Iterator[Path]:
     if place.is_dir():
         yield from find_images(place)
         return
-    for number, line in enumerate(place.read_text(encoding='utf-8').splitlines(), 1):
-        if line.strip():
-            path = place.parent / line.strip()
-            if not path.is_file():
-                raise UserError(f'{place}:{number}: {line.strip()}: no such picture')
-            yield path
+    for number, name in numbered_lines(place):
+        path = place.parent / name
+        if not path.is_file():
+            raise UserError(f'{place}:{number}: {name}: no such picture')
+        yield path
 
 
 def _misplaced(layout: _Layout, split: str, items: list[Item]) -> Iterator[Fault]:

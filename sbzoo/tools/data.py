@@ -20,13 +20,15 @@ EXAMPLES = """
 The folder is in the COCO, the YOLO or the Pascal VOC format, and is checked as for training. What
 is malformed is listed and ends with status 1, as do pictures that are in both splits.
 
-Padding is the expected share of a batch of two random pictures of one orientation that is not
-picture: as the files are, and scaled into 1333 x 800, as most configs do.
+Padding is the expected share of a batch of two that is not picture, over random pairs of one
+orientation: as the files are, and scaled into 1333 x 800, as most configs do. Copies are pictures
+with the bytes of another of their split.
 
 examples:
   python tools/data.py /my/coco
   python tools/data.py /my/yolo/data.yaml
 """
+LEGEND = 'lengths in pixels, as least, quartiles and most'
 SHOWN = 10  # groups of duplicates
 CONFIG = 'coco/retinanet_r50_gn_b2.py'
 
@@ -48,9 +50,10 @@ def main(args: argparse.Namespace) -> None:
     splits = summaries(folder)
     groups = duplicates(splits)
     console = Console(highlight=False, markup=False)
-    console.print(f'{folder.root}: {folder.kind} format', soft_wrap=True)
+    console.print(f'{folder.root}: {folder.kind} format; {LEGEND}', soft_wrap=True)
     console.print(overview(splits, groups))
     console.print(classes(splits))
+    console.print(imbalance(splits[0]), soft_wrap=True)
     for line in listed(groups, str(folder.root)):
         console.print(line, soft_wrap=True)
     leaked = sum(map(is_leak, groups))
@@ -67,8 +70,7 @@ def overview(splits: tuple[SplitSummary, ...], groups: list) -> Table:
     """A row for each measure, a column for each split."""
     from rich.table import Table
 
-    title = 'lengths in pixels; of sizes the least, the quartiles and the most'
-    table = Table('', *(split.name for split in splits), title=title)
+    table = Table('', *(split.name for split in splits))
     measured = [measures(split, groups) for split in splits]
     for name in measured[0]:
         table.add_row(name, *(of[name] for of in measured))
@@ -109,18 +111,23 @@ def spread(values: np.ndarray, form: str) -> str:
 
 def classes(splits: tuple[SplitSummary, ...]) -> Table:
     """The boxes of each class, most first, and their share of a split."""
-    from rich.markup import escape
     from rich.table import Table
 
     counts = [split.boxes_by_class for split in splits]
-    ratio = max(counts[0]) / max(min(counts[0]), 1)
-    title = f'boxes by class; in train most : least is {ratio:.1f}'
-    table = Table('class', *(split.name for split in splits), title=title)
+    table = Table('boxes by class', *(split.name for split in splits))
     order = sorted(range(len(splits[0].classes)), key=lambda i: -counts[0][i])
     for i in order:
         cells = (f'{of[i]:,} ({of[i] / max(sum(of), 1):.1%})' for of in counts)
-        table.add_row(escape(splits[0].classes[i]), *cells)
+        table.add_row(splits[0].classes[i], *cells)
     return table
+
+
+def imbalance(train: SplitSummary) -> str:
+    """The most and the least frequent class of the training split."""
+    counts = sorted(zip(train.boxes_by_class, train.classes, strict=True))
+    (least, rare), (most, common) = counts[0], counts[-1]
+    ratio = f' ({most / least:.1f} : 1)' if least else ''
+    return f'imbalance: {common} has {most:,} boxes, {rare} {least:,}{ratio}'
 
 
 def is_leak(group: list[tuple[str, str]]) -> bool:

@@ -85,6 +85,7 @@ def test_the_tool(folder):
     assert ['copies', '1', '0'] in shown
     assert ['width / height', '2.00', '2.00'] in shown
     assert ['[cow]', '3 (33.3%)', '1 (33.3%)'] in shown
+    assert '\nimbalance: cat has 6 boxes, dog 0\n' in ended.printed
     assert ended.printed.splitlines()[-1].startswith('next:    python ')
 
 

@@ -102,7 +102,7 @@ def test_boxes_are_counted_from_one(folder):
         (
             '</object>',
             '',
-            ' not readable as XML: mismatched tag: line 6, column 2; XML is closed and UTF-8',
+            ' not readable as XML: mismatched tag: line 6, column 2; it has to be well-formed',
         ),
     ],
 )
@@ -138,6 +138,12 @@ def test_names_in_a_list(folder):
     write(folder / 'JPEGImages/none.jpg', None)
     valid = 'a picture without objects has one without <object>'
     assert problems(folder) == [f'ImageSets/Main/train.txt:3: no Annotations/none.xml; {valid}']
+
+
+def test_a_list_that_is_no_text(folder):
+    (folder / MAIN.format('val')).write_bytes(b'c\xff')
+    (line,) = problems(folder)
+    assert 'val.txt: not a list in UTF-8: ' in line
 
 
 def test_trainval_and_test(folder):
