@@ -10,7 +10,10 @@ from importlib import import_module
 from sbzoo.paths import command
 from sbzoo.tools import cli
 
-TOOLS = ('train', 'test', 'generate', 'convert', 'data', 'fid', 'cards', 'publish', 'report', 'run')
+TOOLS = (
+    *('train', 'test', 'predict', 'generate', 'convert'),
+    *('data', 'fid', 'cards', 'publish', 'report', 'run'),
+)
 DEBUG = 'show tracebacks and warnings'
 
 

@@ -6,7 +6,7 @@ Training, evaluation and FID read every picture by these functions.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -161,6 +161,16 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f'its grey values of {values.min()} to {values.max()} are not of 16 bits')
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def renamed(names: Sequence[str], suffix: str) -> list[str]:
+    """The names of files that are made of images: with another suffix.
+
+    It comes after their own suffixes if some of them differ in these alone.
+    """
+    stems = [Path(name).with_suffix('').as_posix() for name in names]
+    distinct = len(set(stems)) == len(stems)
+    return [f'{name}{suffix}' for name in (stems if distinct else names)]
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

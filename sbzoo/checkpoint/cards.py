@@ -161,6 +161,11 @@ def card(name: str) -> Card:
     return _read(name)
 
 
+def is_card(name: str) -> bool:
+    """Whether a model card has this name."""
+    return Path(name).name == name and (CARDS / name / FILE).is_file()
+
+
 def _names() -> list[str]:
     files = (path for path in CARDS.glob(f'[!.]*/{FILE}') if path.parent.name != 'results')
     names = sorted(path.parent.name for path in files)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, DefaultScope
@@ -44,18 +46,59 @@ def build_model(cfg: Config) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-def load_model(cfg: Config, reference: str | Path) -> nn.Module:
+def load_model(cfg: Config, reference: str | Path, device: str | None = None) -> nn.Module:
     """The model of a config with the weights of a reference: ready to use, on the GPU if any.
 
     Its `dataset_meta` is, as in MMDetection, what is known of the data that it was trained on.
 
     Raises:
-        UserError: The weights are not found, cannot be downloaded, or are of another model.
+        UserError: The weights are not found, cannot be downloaded, or are of another model, or
+            there is no such device.
     """
+    place = _device(device or get_device())
     model, checkpoint = build_model(cfg), load(reference)
     model.load_state_dict(whole(checkpoint['state_dict'], model, reference))
-    model.dataset_meta = checkpoint['meta'].get('dataset_meta') or _metainfo(cfg)
-    return model.to(get_device()).eval()
+    model.dataset_meta = _saved(checkpoint['meta']) or _metainfo(cfg)
+    return model.to(place).eval()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch was built without CUDA
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'{name}: no device that torch can use here ({reason})') from error
+
+
+def _saved(meta: dict) -> dict:
+    """What a checkpoint says of its data; MMDetection 2 saved the names of classes alone."""
+    saved = meta.get('dataset_meta') or {}
+    saved = {key.lower(): value for key, value in saved.items()}
+    return saved or (dict(classes=meta['CLASSES']) if meta.get('CLASSES') else {})
+
+
+def classes_of(model: nn.Module, reference: str | Path) -> tuple[str, ...]:
+    """The names of a loaded detector's classes: its checkpoint's, or else its config's.
+
+    Raises:
+        UserError: There are none, or not as many as the head has classes.
+    """
+    names = tuple(map(str, model.dataset_meta.get('classes') or ()))
+    wanted = _num_classes(model)
+    if not names or wanted not in (None, len(names)):
+        raise UserError(
+            f'{reference}: the model has {wanted or "unknown"} classes, and its checkpoint and '
+            f'config name {len(names) or "none"}; name them by --classes, or in the config by '
+            '`metainfo=dict(classes=[...])` of the training set'
+        )
+    return names
+
+
+def _num_classes(model: nn.Module) -> int | None:
+    """Those of the last head of boxes, which may be one of a cascade; None if none tells."""
+    heads = (m for name, m in model.named_modules() if re.search(r'\bbbox_head(\.\d+)?$', name))
+    counts = [head.num_classes for head in heads if hasattr(head, 'num_classes')]
+    return counts[-1] if counts else None
 
 
 def _metainfo(cfg: Config) -> dict:

@@ -27,6 +27,7 @@ from sbzoo.images import (
     EXTENSIONS,
     center_crop,
     read_rgb,
+    renamed,
     to_plus_minus_one,
     to_tensor,
     to_uint8,
@@ -162,14 +163,8 @@ def numbered(num: int) -> list[str]:
 
 
 def names_of(folder: ImageFolder) -> list[str]:
-    """The names of the files of translations, those of their sources with the suffix .png.
-
-    It comes after the sources' own suffixes if some of them differ in these alone.
-    """
-    names = [folder.name(path) for path in folder.paths]
-    stems = [Path(name).with_suffix('').as_posix() for name in names]
-    distinct = len(set(stems)) == len(stems)
-    return [f'{name}.png' for name in (stems if distinct else names)]
+    """The names of the files of translations; see `renamed`."""
+    return renamed([folder.name(path) for path in folder.paths], '.png')
 
 
 def _in_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,26 @@ def _tile(
         shown.pred_instances = _resized(sample.pred_instances, original, size)
     picture = _rgb(inputs).crop((0, 0, *covered[::-1])).resize(size[::-1])
     visualizer.add_datasample('', np.array(picture), shown, pred_score_thr=score)
+    return Image.fromarray(visualizer.get_image())
+
+
+def painter(classes: Sequence[str], palette: Sequence | None) -> DetLocalVisualizer:
+    """What `draw_found` draws with; without enough colours it takes MMDetection's random ones."""
+    visualizer = DetLocalVisualizer()  # one that writes nothing down
+    enough = palette is not None and len(palette) >= len(classes)
+    visualizer.dataset_meta = dict(classes=classes, palette=list(palette) if enough else None)
+    return visualizer
+
+
+def draw_found(
+    visualizer: DetLocalVisualizer, pixels: np.ndarray, found: InstanceData
+) -> Image.Image:
+    """Draw detections on their picture, RGB uint8 [H, W, 3]; a small one is enlarged."""
+    original = np.array(pixels.shape[:2])
+    size = original * max(1, SIDE // original.max())
+    picture = np.array(Image.fromarray(pixels).resize(size[::-1]))
+    shown = DetDataSample(pred_instances=_resized(found, original, size))
+    visualizer.add_datasample('', picture, shown, draw_gt=False, pred_score_thr=-1)
     return Image.fromarray(visualizer.get_image())
 
 

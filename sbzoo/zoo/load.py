@@ -1,22 +1,26 @@
-"""A card as a model that is ready to use: built, loaded, in evaluation mode, with its pixels."""
+"""A model that is ready to use, of a card or a run: built, loaded, in evaluation mode."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
-from mmdet.apis import inference_detector
-from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
 from PIL import Image
 from torch import Tensor, nn
 
-from sbzoo.checkpoint.cards import Card, card
+from sbzoo.checkpoint.cards import Card, card, is_card
 from sbzoo.checkpoint.resolve import CARD
-from sbzoo.engine.model import config_of, load_model, scope_of
+from sbzoo.data.frames import read_pixels
+from sbzoo.engine.model import classes_of, config_of, load_model, scope_of
+from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.parts import leaf
 from sbzoo.engine.sampling import Labels, sample
 from sbzoo.errors import UserError
@@ -66,14 +70,14 @@ class Detections:
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector; `model` is MMDetection's."""
+    """A detector; `model` is MMDetection's. `card` is None where it is not of a card."""
 
-    card: Card
+    card: Card | None
     model: nn.Module
     classes: tuple[str, ...]
 
     def predict(self, image: Picture, score: float = 0.3) -> Detections:
-        """Find objects, by the test pipeline of the card's config.
+        """Find objects, by the test pipeline of the config.
 
         Args:
             image: A file, an image of Pillow, or RGB pixels uint8 [H, W, 3].
@@ -82,8 +86,31 @@ class Detector:
         Raises:
             UserError: There is no such image, or these are no such pixels.
         """
+        return self.predict_batch([image], score)[0]
+
+    @torch.no_grad()
+    def predict_batch(self, images: Sequence[Picture], score: float = 0.3) -> list[Detections]:
+        """The same for several images at once, which are padded to the largest of them.
+
+        Raises:
+            UserError: One of them is no image, or the model predicts no boxes.
+        """
+        items = [self._pipeline(dict(img=_bgr(image), img_id=0)) for image in images]
         with scope_of(self.model.cfg):
-            found = inference_detector(self.model, _bgr(image)).pred_instances.cpu()
+            samples = self.model.test_step(pseudo_collate(items))
+        return [self._detections(sample, score) for sample in samples]
+
+    @cached_property
+    def _pipeline(self) -> Compose:
+        """The test pipeline, from pixels on."""
+        with scope_of(self.model.cfg):
+            first, *others = get_test_pipeline_cfg(self.model.cfg.copy())
+            return Compose([{**first, 'type': 'mmdet.LoadImageFromNDArray'}, *others])
+
+    def _detections(self, sample: DetDataSample, score: float) -> Detections:
+        if 'bboxes' not in sample.get('pred_instances', ()):
+            raise UserError(f'{type(self.model).__name__}: this model predicts no boxes')
+        found = sample.pred_instances.cpu()
         found = found[found.scores >= score]
         return Detections(
             found.bboxes, found.scores, found.labels, self.classes, found.get('masks')
@@ -94,7 +121,7 @@ class Detector:
 class Generator:
     """A GAN; `model` is a `sbzoo.gan.models.gan.GAN` whose sampler alone has trained weights."""
 
-    card: Card
+    card: Card | None
     model: nn.Module
 
     def sample(self, num: int, seed: int = 0, labels: Labels | None = None) -> Tensor:
@@ -120,7 +147,7 @@ class Translator:
         image_size: S, the pixels that it was trained for.
     """
 
-    card: Card
+    card: Card | None
     model: nn.Module
     image_size: int
 
@@ -138,32 +165,63 @@ class Translator:
         return to_uint8(self.model.translate(inputs))[0].cpu()
 
 
-def load(name: str) -> Detector | Generator | Translator:
-    """The model of a card, on the GPU if there is one.
+def load(source: str | Path, device: str | None = None) -> Detector | Generator | Translator:
+    """The model of a card or of a run.
+
+    Args:
+        source: The name of a card (`card://NAME` too), or a work directory, whose newest checkpoint
+            it is; what is both is the card, unless it is a `Path` or has a slash.
+        device: Such as `cpu` or `cuda:1`; by default the GPU if there is one.
 
     Raises:
-        UserError: No such card, it is of no model that can be built here, or its weights are
-            not found, cannot be downloaded, or are of another model.
+        UserError: There is none, it is of no model that can be built here, or its weights are not
+            found, cannot be downloaded, or are of another model.
     """
+    name, folder = str(source).removeprefix(CARD), Path(source).expanduser()
+    if isinstance(source, Path) or (folder.is_dir() and not is_card(name)):
+        return open_model(run_config(folder), folder, device=device)
     found = card(name)
     if not found.config or found.task == 'image-classification':
         about = f'see {found.source or found.folder}'
         use = f'train from it by {found.config}' if found.config else about
         raise UserError(f'{name}: no model that runs by itself; {use}')
-    cfg = config_of(found)
-    model = load_model(cfg, f'{CARD}{name}')
+    return open_model(config_of(found), f'{CARD}{name}', found, device)
+
+
+def run_config(work_dir: Path) -> Config:
+    """The config that a run has left in its work directory, with every option in it.
+
+    Raises:
+        UserError: There is no such folder, or it has none or several.
+    """
+    if not work_dir.is_dir():
+        raise UserError(f'{work_dir}: no such work directory')
+    found = sorted(work_dir.glob('*.py'))
+    if len(found) != 1:
+        names = ', '.join(path.name for path in found) or 'none'
+        raise UserError(
+            f'{work_dir}: a run leaves one config in its folder, and here are: {names}; give the '
+            'config and the checkpoint'
+        )
+    return load_config(str(found[0]))
+
+
+def open_model(
+    cfg: Config, reference: str | Path, found: Card | None = None, device: str | None = None
+) -> Detector | Generator | Translator:
+    """The model of a config with the weights of a reference; see `load`.
+
+    Raises:
+        UserError: The weights are not found, cannot be downloaded, or are of another model, or the
+            names of a detector's classes are not known.
+    """
+    model = load_model(cfg, reference, device)
     if isinstance(model, GAN):
         return Generator(found, model)
     if isinstance(model, AdversarialModel):
         return Translator(found, model, leaf(cfg.test_dataloader.dataset).image_size)
     model.cfg = cfg
-    return Detector(found, model, _classes(cfg))
-
-
-def _classes(cfg: Config) -> tuple[str, ...]:
-    dataset = leaf(cfg.test_dataloader.dataset)
-    own = dataset.get('metainfo', {}).get('classes')
-    return tuple(own or DATASETS.get(dataset.type).METAINFO['classes'])
+    return Detector(found, model, classes_of(model, reference))
 
 
 def _bgr(image: Picture) -> np.ndarray:
@@ -173,12 +231,7 @@ def _bgr(image: Picture) -> np.ndarray:
     if not isinstance(image, (str, Path)):
         _check_pixels(image)
         return np.ascontiguousarray(image[..., ::-1])
-    if not Path(image).is_file():
-        raise UserError(f'{image}: no such image')
-    pixels = mmcv.imread(image)
-    if pixels is None:
-        raise UserError(f'{image}: not an image that can be read')
-    return pixels
+    return np.ascontiguousarray(read_pixels(image)[..., ::-1])
 
 
 def _rgb(image: Picture) -> Image.Image:
