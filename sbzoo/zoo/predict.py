@@ -81,7 +81,7 @@ def write_predictions(
         if not shown:
             raise UserError('\n'.join(source.faults))
         _write_json(folder, shown, names)
-        if len(shown) > 1 and isinstance(source, Pictures):
+        if len(source) > 1 and isinstance(source, Pictures):
             write(folder / PAGE, page(shown, names, source.faults).encode())
     return shown
 

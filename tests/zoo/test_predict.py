@@ -26,7 +26,7 @@ from sbzoo.data.frames import open_input, read_pixels
 from sbzoo.engine.model import classes_of
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.visualize import draw_found, painter
-from sbzoo.zoo.load import Detections, open_model
+from sbzoo.zoo.load import Detections, Detector, open_model
 from sbzoo.zoo.predict import _instances, coco_results
 
 CARD, NUM = 'retinanet_gn_b2', 12
@@ -299,6 +299,32 @@ def test_masks_are_run_lengths_of_the_picture_and_drawn():
     assert drawn[250, 135].tolist() != [90, 90, 90]  # in the second mask, off its text
 
 
+def test_mask_rcnn_of_mmdetection():
+    """Masks are of the pictures' sizes, which differ, and lie in their boxes."""
+    options = {'test_cfg.rcnn.score_thr': 0.0, 'test_cfg.rcnn.max_per_img': 3}
+    model = build('mask', **options).eval()
+    model.cfg = load_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
+    model.cfg.test_dataloader.dataset.pipeline[1].scale = (128, 128)
+    detector = Detector(None, model, tuple('abcd'))
+    pictures = [np.random.randint(0, 256, size, np.uint8) for size in ((90, 60, 3), (64, 96, 3))]
+    for picture, found in zip(pictures, detector.predict_batch(pictures, score=0), strict=True):
+        assert found.masks.shape == (3, *picture.shape[:2])
+        assert found.masks.any()
+        for result, mask in zip(coco_results(1, found, [1, 2, 3, 4]), found.masks, strict=True):
+            assert coco_mask.area(result['segmentation']) == mask.sum()
+            left, top, width, height = result['bbox']
+            rows, columns = np.nonzero(mask.numpy())
+            assert all((left - 1 <= columns) & (columns <= left + width + 1))
+            assert all((top - 1 <= rows) & (rows <= top + height + 1))
+
+
+def test_a_model_without_boxes_is_refused(work_dir, photos, monkeypatch):
+    detector = sbzoo.load(work_dir)
+    monkeypatch.setattr(detector.model, 'test_step', lambda batch: batch['data_samples'])
+    with pytest.raises(UserError, match='RetinaNet: this model predicts no boxes'):
+        detector.predict(next(photos.glob('*.bmp')))
+
+
 def test_what_the_options_may_not_be(work_dir, photos, tmp_path):
     given = '--input', photos, '--out', tmp_path / 'out'
     refused = calls(
@@ -315,3 +341,13 @@ def test_what_the_options_may_not_be(work_dir, photos, tmp_path):
         f'error: {work_dir}: exists already; give a new folder by --out\n',
     ]
     assert not (tmp_path / 'out').exists()
+
+
+def test_names_of_classes_that_are_given(photos, tmp_path):
+    """They are in no annotation file, so their category ids count from 1."""
+    given = '--input', next(photos.glob('*.bmp')), '--out', tmp_path / 'out'
+    ended = tool('predict', CONFIG, f'card://{CARD}', *given, '--classes', *'klmnopqrst')
+    assert (ended.status, ended.errors) == (0, '')
+    known = content(tmp_path / 'out/images.json')['categories']
+    assert {entry['id']: entry['name'] for entry in known} == dict(enumerate('klmnopqrst', 1))
+    assert f'written: {tmp_path}/out/pictures/' in ended.printed
