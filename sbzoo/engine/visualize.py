@@ -127,11 +127,15 @@ def painter(classes: Sequence[str], palette: Sequence | None) -> DetLocalVisuali
 def draw_found(
     visualizer: DetLocalVisualizer, pixels: np.ndarray, found: InstanceData
 ) -> Image.Image:
-    """Draw detections on their picture, RGB uint8 [H, W, 3]; a small one is enlarged."""
+    """Draw detections on their picture, RGB uint8 [H, W, 3]; a small one is enlarged.
+
+    Their order is reversed, so that the names of the first, the surest, are not drawn over.
+    """
     original = np.array(pixels.shape[:2])
     size = original * max(1, SIDE // original.max())
     picture = np.array(Image.fromarray(pixels).resize(size[::-1]))
-    shown = DetDataSample(pred_instances=_resized(found, original, size))
+    upwards = torch.arange(len(found)).flip(0)
+    shown = DetDataSample(pred_instances=_resized(found[upwards], original, size))
     visualizer.add_datasample('', picture, shown, draw_gt=False, pred_score_thr=-1)
     return Image.fromarray(visualizer.get_image())
 
