@@ -149,7 +149,7 @@ def test_pictures_have_what_a_detector_learns_from():
     assert torch.allclose(areas.float(), sides.prod(1), rtol=0.1)
 
 
-@pytest.mark.parametrize('name', ['pix2pix_in_b1', 'sngan_gn_b2', 'coco/rtmdet_tiny_gn_b2'])
+@pytest.mark.parametrize('name', ['pix2pix_ln_b1', 'sngan_gn_b2', 'coco/rtmdet_tiny_gn_b2'])
 def test_what_is_measured_trains_and_is_not_the_run_itself(name, monkeypatch, tmp_path):
     monkeypatch.setattr(peak_memory, 'limit', lambda _: None)
     cfg = load_config(f'configs/{name}.py')

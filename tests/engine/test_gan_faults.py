@@ -52,7 +52,7 @@ def folder(root, name: str):
         ('configs/cyclegan_in_b1.py', 'single', 'trainA: no such folder'),
         ('configs/cyclegan_in_b1.py', 'testA', '1 generated image(s), and a distance takes two'),
         ('configs/cyclegan_in_b1.py', 'testB', 'testB) image(s), and a distance takes two'),
-        ('configs/pix2pix_in_b1.py', 'unpaired', 'without a partner'),
+        ('configs/pix2pix_ln_b1.py', 'unpaired', 'without a partner'),
     ],
 )
 def test_folders(train, tmp_path, config, data, message):  # noqa: F811

@@ -155,7 +155,7 @@ def test_pairs_to_test_with_are_not_trained_on(tmp_path):
     for name in ('A', 'B'):
         images(tmp_path / 'test' / name, 2)
     with pytest.raises(UserError, match='a folder test, and no folder train'):
-        set_data(load_config('configs/pix2pix_in_b1.py'), str(tmp_path))
+        set_data(load_config('configs/pix2pix_ln_b1.py'), str(tmp_path))
 
 
 def test_cifar_is_where_one_says():

@@ -17,7 +17,7 @@ CONFIGS = {
     'stylegan2_b8': 32,
     'r3gan_b8': 32,
     'cyclegan_in_b1': 32,
-    'pix2pix_in_b1': 64,
+    'pix2pix_ln_b1': 64,
 }
 IMAGES = 4
 EQUAL, LAST_IS_SMALLER = (2, 2), (3, 1)

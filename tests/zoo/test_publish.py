@@ -199,7 +199,7 @@ def test_names_of_data():
 
     assert data_name(load_config(str(ROOT / 'configs/dcgan_in_b2.py'))) == 'digits32'
     pairs = [dict(data_root=f'data/shoes/{split}') for split in ('train', 'val')]
-    assert named('pix2pix_in_b1', *pairs) == 'shoes'
+    assert named('pix2pix_ln_b1', *pairs) == 'shoes'
     coco = [dict(data_root='', data_prefix=dict(img=f'/cars/{split}/')) for split in ('a', 'b')]
     assert named('retinanet_gn_b2', *coco) == 'cars'
     assert named('dcgan_in_b2', dict(data_root='data/cats/'), {}) == 'cats'

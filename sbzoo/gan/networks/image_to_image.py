@@ -130,9 +130,9 @@ class UnetGenerator(nn.Module):
         norm: A spec of `sbzoo.norm`, or 'none'; the paper's is 'bn' with batch statistics in
             evaluation too, which at batch size 1 is 'in'.
         dropout: Its probability in levels with eight times the channels but the innermost.
-        last_norm: Of the last decoder level, the one at half the resolution; None is `norm`. With
-            'none' the network draws no droplets, by which instance norm is fooled (Karras et al.
-            2020, arXiv 1912.04958, section 2).
+        last_norm: Of the last decoder level, at half the resolution; None is `norm`. Instance norm
+            there makes the network draw droplets (Karras et al. 2020, arXiv 1912.04958, section
+            2), 'none' does not.
 
     Raises:
         UserError: Unknown norm, `num_downs` below 2, or sides that are no multiples.

@@ -1,5 +1,6 @@
 # pix2pix (Isola et al. 2017, arXiv 1611.07004) at a quarter of its width: from the outline of a
-# digit to the digit in the colour of its class.
+# digit to the digit in the colour of its class. Its generator has layer norm: with instance norm,
+# which is what the paper's batch norm is at batch size 1, it draws droplets.
 _base_ = [
     './_base_/outlines.py',
     './_base_/schedule_gan.py',
@@ -7,7 +8,7 @@ _base_ = [
 ]
 model = dict(
     type='Pix2Pix',
-    generator=dict(type='UnetGenerator', num_downs=6, base_channels=16, norm='in'),
+    generator=dict(type='UnetGenerator', num_downs=6, base_channels=16, norm='ln'),
     discriminator=dict(
         type='PatchDiscriminator', in_channels=6, base_channels=16, num_layers=2, norm='in'
     ),
