@@ -24,6 +24,7 @@ MEASURED = (
         'ap',
         'fid',
         'labels',
+        'droplets',
         'stack',
         'batch',
         'light',

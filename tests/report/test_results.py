@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks import (
     BENCHES,
     classifier,
     configs,
     digits,
+    droplets,
     gan,
     labels,
     records,
@@ -21,6 +23,8 @@ from benchmarks import (
 
 from sbzoo import UserError
 from sbzoo.__main__ import parser_of
+from sbzoo.checkpoint.cards import card
+from sbzoo.engine.model import config_of
 from sbzoo.engine.options.config import build_config
 from sbzoo.engine.options.scaling import total_batch_size
 
@@ -107,6 +111,11 @@ def study(arm: str, seed: int, ap: float) -> records.Measurement:
     return records.measurement(row, dict(bbox_mAP=ap), dict(images=200))
 
 
+def drops(norm: str, seed: int, count: int) -> records.Measurement:
+    figures = dict(droplets=count, one_place=3, peak=5.55, highest_peak=9, L1=12.344)
+    return records.measurement(dict(model='pix2pix', norm=norm, seed=seed), figures, {})
+
+
 def test_measurements_replace_those_of_the_same_machine(tmp_path):
     path = tmp_path / 'norm.jsonl'
     records.record(path, [norm_time('gn32', 20), norm_time('hybrid', 30)])
@@ -133,7 +142,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'gpu', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 15
+    assert text.count('Not measured yet') == 16
     assert 'None' not in text
     assert '{' not in text
 
@@ -167,6 +176,7 @@ def test_measurements_are_rendered(tmp_path):
         ap=[records.measurement(dict(what='AP, seconds'), pairs, dict(images=7))],
         fid=[records.measurement(dict(what='distance, seconds'), pairs, {}, ['pytorch-fid'])],
         labels=[records.measurement(dict(card='r3gan_b8'), dict(agreement=0.9964), {})],
+        droplets=[drops('in', 0, 60), drops('in', 1, 70), drops('none', 0, 0)],
     )
     for name, measured in made.items():
         records.record(tmp_path / f'{name}.jsonl', measured)
@@ -183,6 +193,8 @@ def test_measurements_are_rendered(tmp_path):
     assert '| sbzoo --lean | 2.60 GB | 1.00 | 3.00 GB | 11.0 s | 1.00 | 0e+00 |' in text
     assert re.search(r'\| AP, seconds \| 1 of \d+ threads, .* \| 50 \| 8 \| 6.25 \| 1e-09', text)
     assert '| r3gan_b8 | 0.996 |' in text
+    assert '| pix2pix | in | 65 ± 7 | 3 ± 0 | 5.5 ± 0.0 | 9.0 ± 0.0 | 12.34 ± 0.00 |' in text
+    assert '| pix2pix | none | 0 | 3 | 5.5 | 9.0 | 12.34 |' in text
     assert '| gn: gradients | 52.8 images/s | 1.80 | 1.26 | 0.70 |' in text
     assert '| 0.10.7 | 2.1.0 | 3.3.0 | 0.5899 | 0.5900 | 0 | 281.5 | 37 |' in text
     assert text.count('Not measured yet') == 4  # runs and configs
@@ -221,3 +233,28 @@ def test_conditional_generators_draw_what_they_are_asked_for():
     assert (labels.read(real) == written).double().mean() > 0.95
     assert labels.agreement('r3gan_b8', 200) > 0.9
     assert labels.agreement('sngan_hybrid_b2', 200) > 0.5  # of ten classes
+
+
+def test_a_droplet_is_found_where_its_target_is_flat():
+    targets = torch.full((3, 3, 64, 64), 50, dtype=torch.uint8)
+    targets[:, :, 16:48, 16:48] = 200
+    images = targets + torch.randint(5, targets.shape, dtype=torch.uint8)
+    images[1, 2, 30:32, 20:22] = 80  # a droplet in one channel
+    images[2, :, 30:32, 15:17] = 0  # as large, across an edge
+    largest, places = droplets.spots(images, targets)
+    assert largest[1].item() == pytest.approx(122, abs=4)
+    assert max(largest[0], largest[2]) <= 8
+    assert (places[1] - torch.tensor([30, 20])).abs().max() <= 1
+    anywhere, places = droplets.spots(images)
+    assert anywhere[2] > 100
+    assert (places[2] - torch.tensor([30, 15])).abs().max() <= 1
+
+
+def test_translations_are_those_that_the_card_was_measured_with():
+    """Its L1 is of `tools/publish.py`."""
+    found = card('pix2pix_ln_b1')
+    made = droplets.Translations(config_of(found), 'card://pix2pix_ln_b1').figures()
+    (expected,) = found.results
+    assert made['L1'] == pytest.approx(expected.value, abs=1e-3)
+    assert made['droplets'] == 0
+    assert made['peak'] <= made['highest_peak']

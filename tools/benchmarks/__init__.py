@@ -9,6 +9,7 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'transfer': '82 runs, 70 minutes',
     'gan': '18 runs, 25 minutes',
     'labels': '5 minutes',
+    'droplets': '6 runs, 20 minutes',
     'configs': '20 minutes',
     'norm': '2 minutes; 15 with --compile',
     'padding': 'a minute',

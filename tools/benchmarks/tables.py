@@ -19,6 +19,7 @@ from benchmarks import (
     ap_by_batch,
     configs,
     digits,
+    droplets,
     gan,
     labels,
     norm,
@@ -158,6 +159,7 @@ def _of_configs(folder: Path) -> dict[str, str]:
 
 def _of_measurements(measured: Measured) -> dict[str, Any]:
     return dict(
+        droplets_table=_tables(droplets.tables(measured['droplets']), 'droplets'),
         labels_table=_tables(labels.tables(measured['labels']), 'labels'),
         norm_table=_tables(measurements.norm_times(measured, compiled=False), 'norm'),
         compiled_table=_tables(measurements.norm_times(measured, compiled=True), 'norm --compile'),
