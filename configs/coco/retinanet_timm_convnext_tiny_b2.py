@@ -28,4 +28,3 @@ optim_wrapper = dict(
         weight_decay=0.05 * kappa**0.5,
     )
 )
-param_scheduler = [dict(_base_.param_scheduler[0], end=4000), *_base_.param_scheduler[1:]]

@@ -226,9 +226,21 @@ def assert_equal(found, wanted):
         assert found[key] == (pytest.approx(value, rel=1e-9) if numbers else value), key
 
 
-def test_our_rtmdet_is_the_published_one_scaled_to_two_images():
-    ours, theirs = load_config('configs/coco/rtmdet_tiny_gn_b2.py'), built(RTMDET, batch=2)
-    assert_same_recipe(ours, theirs)
+@pytest.mark.parametrize(
+    ('ours', 'published'),
+    [
+        ('atss_r50', 'atss/atss_r50_fpn_1x_coco'),
+        ('cascade_rcnn_r50', 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco'),
+        ('faster_rcnn_r50', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco'),
+        ('fcos_r50', 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco'),
+        ('mask_rcnn_r50', 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco'),
+        ('retinanet_r50', 'retinanet/retinanet_r50_fpn_1x_coco'),
+        ('rtmdet_tiny', 'rtmdet/rtmdet_tiny_8xb32-300e_coco'),
+    ],
+)
+def test_ours_at_full_scale_is_the_published_recipe_scaled_to_two_images(ours, published):
+    ours = load_config(f'configs/coco/{ours}_gn_b2.py')
+    assert_same_recipe(ours, built(f'mmdet::{published}.py', batch=2))
 
 
 def test_our_convnext_is_a_recipe_for_batch_size_16_scaled_to_two_images():

@@ -6,7 +6,12 @@ model = dict(
     bbox_head=dict(norm_cfg=dict(type='Norm', spec='gn')),
 )
 train_dataloader = dict(batch_size=2, persistent_workers=False)
-optim_wrapper = dict(optimizer=dict(lr=0.01 * 2 / 16))  # MMDetection's, for batch size 16
+# MMDetection's recipe for batch size 16, scaled as `--lr auto` does
+optim_wrapper = dict(optimizer=dict(lr=0.01 * 2 / 16))
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=500 * 16 // 2),
+    *_base_.param_scheduler[1:],
+]
 auto_scale_lr = dict(base_batch_size=2)
 train_cfg = dict(type='AccumulatingEpochLoop')
 custom_hooks = _base_.sbzoo.hooks
