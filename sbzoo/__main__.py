@@ -31,8 +31,8 @@ def run(name: str, argv: list[str]) -> None:
     """Run a tool with its arguments and exit."""
     tool = import_module(f'sbzoo.tools.{name}')
     args = parser_of(name).parse_args(argv)
-    stopped = tool.when_stopped(args) if hasattr(tool, 'when_stopped') else 'stopped'
-    cli.run(lambda: tool.main(args), args.debug, stopped)
+    stopped = getattr(tool, 'when_stopped', lambda _: 'stopped')
+    cli.run(lambda: tool.main(args), args.debug, lambda: stopped(args))
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:

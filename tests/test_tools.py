@@ -84,6 +84,16 @@ def test_seeds_are_of_the_bits_that_every_generator_takes(tool, wrong, capsys):
     assert wrong in said
 
 
+@pytest.mark.parametrize(
+    ('option', 'wrong', 'cure'),
+    [('batch-size', '0', '1 or more'), ('num-workers', '-1', '0 or more')],
+)
+def test_counts_are_not_negative(option, wrong, cure, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        parser_of('fid').parse_args(['real', 'fake', f'--{option}', wrong])
+    assert f'argument --{option}: {wrong}: give {cure}' in capsys.readouterr().err
+
+
 def failing(error: Exception, capsys) -> str:
     """What a tool says of an error."""
 
@@ -201,7 +211,7 @@ def test_signals_end_a_tool_with_one_line(handlers, capsys, number, times):
             done.append('ended')
 
     with pytest.raises(SystemExit) as stop:
-        cli.run(tool, debug=False, interrupted='stopped, and how to go on')
+        cli.run(tool, debug=False, interrupted=lambda: 'stopped, and how to go on')
     assert stop.value.code == 128 + number
     assert (done, capsys.readouterr().err) == (['ended'], 'stopped, and how to go on\n')
 

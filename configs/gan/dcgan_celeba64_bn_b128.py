@@ -1,8 +1,8 @@
 # DCGAN at its published width on any folder of faces at 64 x 64 pixels, bn in the generator,
 # batch size 128. Not trained here.
 #   python tools/train.py configs/gan/dcgan_celeba64_bn_b128.py --data data/celeba
-# Nearest published: FID 11.93, the same networks with batch norm and least squares, 128 images a
-# step (MMagic 1.2.0, lsgan_celeba-cropped_dcgan-archi_lr-1e-3_64_b128x1_12m).
+# Nearest published: FID 11.93, networks of the same width with batch norm in both, least squares,
+# 128 images a step (MMagic 1.2.0, lsgan_celeba-cropped_dcgan-archi_lr-1e-3_64_b128x1_12m).
 _base_ = [
     './_base_/image_folder_64.py',
     './_base_/fid.py',
@@ -16,11 +16,11 @@ model = dict(
     loss='least-squares',
     ema=dict(half_life=50_000),
 )
-train_dataloader = dict(batch_size=128)
+train_dataloader = dict(batch_size=128, dataset=dict(data_root='data/celeba'))
 train_cfg = dict(max_epochs=60, val_interval=10)
 val_evaluator = dict(
     type='FrechetDistance',
     extractor='inception',
-    real=dict(type='ImageFolderDataset', data_root='data/ffhq64', image_size=64),
+    real=dict(type='ImageFolderDataset', data_root='data/celeba', image_size=64),
 )
 test_evaluator = val_evaluator

@@ -27,7 +27,9 @@ WIDTH, LINES = 500, 200  # of a message, at most
 SEEDS = 2**31
 
 
-def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> None:
+def run(
+    main: Callable[[], None], debug: bool, interrupted: Callable[[], str] = lambda: 'stopped'
+) -> None:
     """Call a tool's main function and exit.
 
     Errors are shown as one message on standard error; with `debug` as a traceback too. A reader
@@ -48,7 +50,7 @@ def run(main: Callable[[], None], debug: bool, interrupted: str = 'stopped') -> 
     except (KeyboardInterrupt, Exception) as error:
         # Libraries and data workers may have made another error of it; a lost rank is the cause.
         if stops and not isinstance(error, UserError):
-            _leave(interrupted, EXIT_SIGNAL + stops[0])
+            _leave(interrupted(), EXIT_SIGNAL + stops[0])
         if isinstance(error, BrokenPipeError) and _is_unread():
             sys.exit(EXIT_UNREAD)
         if debug:
@@ -197,6 +199,14 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text}: give 1 or more')
+    return value
+
+
+def count(text: str) -> int:
+    """An option's value that counts something, maybe nothing."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{text}: give 0 or more')
     return value
 
 

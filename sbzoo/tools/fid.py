@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--weights', metavar='FILE', help='of the extractor; else where they usually are')
     add('--dims', type=int, choices=(64, 192, 768, 2048), help='of Inception; 2048 is FID')
     add('--batch-size', type=cli.positive_int, default=50, metavar='N', help='images (50)')
-    add('--num-workers', type=int, default=min(8, os.cpu_count()), metavar='N')
+    add('--num-workers', type=cli.count, default=min(8, os.cpu_count()), metavar='N')
     add('--save-stats', metavar='OUT.npz', help='keep the statistics of REAL')
     add('--kid', action='store_true', help='KID (unbiased MMD), for few images too')
     add('--prdc', action='store_true', help='k-NN precision and recall, density, coverage')

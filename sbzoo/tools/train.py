@@ -103,7 +103,7 @@ def _batch(text: str) -> int | str:
 
 def when_stopped(args: argparse.Namespace) -> str:
     """What to say after Ctrl-C."""
-    if args.dry_run:
+    if args.dry_run or args.batch == AUTO:  # which is replaced before the training
         return 'stopped; nothing was written'
     return 'stopped; the same command with --resume goes on from the last checkpoint'
 

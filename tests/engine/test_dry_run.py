@@ -204,8 +204,9 @@ def test_a_dry_run_prints_a_table_and_the_next_command(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_that_is_stopped_has_nothing_to_resume(digits, tmp_path):
-    argv = 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path / 'run', '--dry-run'
+@pytest.mark.parametrize('options', [['--dry-run'], ['--batch', 'auto']], ids=' '.join)
+def test_what_is_stopped_while_it_measures_has_nothing_to_resume(digits, tmp_path, options):
+    argv = 'configs/retinanet_gn_b2.py', '--work-dir', tmp_path / 'run', *options
     (ended,) = fork(partial(tool, press_ctrl_c, *argv))
     assert ended.status == 128 + signal.SIGINT
     assert ended.errors.splitlines()[-1] == 'stopped; nothing was written'

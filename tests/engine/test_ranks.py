@@ -259,7 +259,7 @@ def test_a_moving_average_is_one_over_ranks(accumulated):
 
 
 def _end(action: Callable[[], None], timeout: int) -> None:
-    cli.run(lambda: _work(action, timeout), debug=False, interrupted='stopped')
+    cli.run(lambda: _work(action, timeout), debug=False)
 
 
 def _work(action: Callable[[], None], timeout: int) -> None:

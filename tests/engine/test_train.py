@@ -40,6 +40,7 @@ def train_and_kill(config: Path, work_dir: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert (work_dir / 'epoch_1.pth').exists()
     assert not (work_dir / 'result.json').exists()
 
 
