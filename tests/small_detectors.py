@@ -41,6 +41,16 @@ CHANNELS = [8, 16, 32, 64]
 
 def build(name: str, **changes) -> torch.nn.Module:
     """In training mode; `changes` are keys of the config, as in `--cfg-options`."""
+    cfg = config(name, **changes)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with scope_of(cfg):
+        model.init_weights()
+    return model.train()
+
+
+def config(name: str, **changes) -> Config:
+    """What `build` builds."""
     if name == 'lean retinanet':
         cfg = Config.fromfile(ROOT / 'configs/_base_/retinanet.py')
         cfg.merge_from_dict({'model.bbox_head.num_classes': CLASSES})
@@ -52,11 +62,7 @@ def build(name: str, **changes) -> torch.nn.Module:
     for part in norms:
         part.norm_cfg = NORM
     cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    with scope_of(cfg):
-        model.init_weights()
-    return model.train()
+    return cfg
 
 
 def _shrink(model: Config, name: str) -> list:

@@ -20,6 +20,8 @@ from sbzoo.checkpoint.resolve import CARD, resolve
 from sbzoo.errors import UserError
 from sbzoo.files import write
 from sbzoo.norm.key_names import with_own_names
+from sbzoo.norm.supported import is_norm
+from sbzoo.paths import command
 
 SHOWN = 3  # keys of each kind, where a model and its weights do not fit
 USUAL = 'state_dict', 'model'  # of mmengine and Lightning; of Detectron and timm
@@ -135,13 +137,27 @@ def check_fit(
     Raises:
         UserError: They do not fit; the message names the first keys that differ.
     """
-    own = get_state_dict(model)
-    weights = with_own_names(model, without_wrappers(_unwrapped(weights, own), own))
+    own, weights = get_state_dict(model), named_as_in(model, weights)
     have, want = ({key: _shape(value) for key, value in state.items()} for state in (weights, own))
     if have != want and (strict or not have.items() & want.items()):
-        differences = _differences(have, want)
-        raise UserError(f'{source}: the checkpoint is of another model\n{differences}')
+        what = 'of another model'
+        if _differ_in_norms(have, want, model):
+            what = f'of this model with another norm; {command("convert")} makes one of this norm'
+        raise UserError(f'{source}: the checkpoint is {what}\n{_differences(have, want)}')
     return weights
+
+
+def named_as_in(model: nn.Module, weights: Weights) -> Weights:
+    """Weights under the keys of a model, be theirs those of wrappers or as published."""
+    own = get_state_dict(model)
+    return with_own_names(model, without_wrappers(_unwrapped(weights, own), own))
+
+
+def _differ_in_norms(have: dict, want: dict, model: nn.Module) -> bool:
+    """Whether what one has and the other has not is of normalization layers alone."""
+    norms = {name for name, module in model.named_modules() if is_norm(module)}
+    differing = {key for key, _ in have.items() ^ want.items()}
+    return all(key.rpartition('.')[0] in norms for key in differing)
 
 
 def _unwrapped(weights: Weights, own: Weights) -> Weights:

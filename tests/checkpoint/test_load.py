@@ -33,9 +33,9 @@ from sbzoo.zoo.page import page
 class Toy(BaseModel):
     """A linear body, and a head of a number of classes."""
 
-    def __init__(self, classes: int = 2, init_cfg: dict | None = None) -> None:
+    def __init__(self, num_classes: int = 2, width: int = 2, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.body, self.head = nn.Linear(2, 2), nn.Linear(2, classes)
+        self.body, self.head = nn.Linear(2, width), nn.Linear(width, num_classes)
 
     def forward(self, inputs, mode='tensor'):
         out = self.head(self.body(inputs))
@@ -87,7 +87,7 @@ def runner_of(folder, strict: bool = False, classes: int = 2, **kwargs) -> Runne
         collate_fn=dict(type='default_collate'),
     )  # fmt: skip
     cfg = dict(
-        model=dict(type='Toy', classes=classes),
+        model=dict(type='Toy', num_classes=classes),
         work_dir=str(folder / 'run'),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=1),
@@ -202,7 +202,7 @@ def test_a_config_in_a_checkpoint_is_not_run_to_infer(tmp_path):
 @pytest.fixture
 def other(tmp_path):
     """A checkpoint of a model with three classes."""
-    torch.save(dict(state_dict=Toy(classes=3).state_dict()), tmp_path / 'other.pth')
+    torch.save(dict(state_dict=Toy(num_classes=3).state_dict()), tmp_path / 'other.pth')
     return str(tmp_path / 'other.pth')
 
 
@@ -219,11 +219,24 @@ def test_a_config_starts_from_what_fits_and_the_rest_is_said(other, tmp_path, ca
     assert 'size mismatch for head.weight' in log.read_text()
 
 
-def test_what_an_option_names_has_to_fit(other, tmp_path):
+def test_what_an_option_names_may_be_of_other_classes(other, tmp_path, capsys):
+    runner = runner_of(tmp_path, strict=True, load_from=other)
+    runner.train()
+    said = capsys.readouterr().out
+    assert f'{other}: its classes are others in number; not loaded from it:' in said
+    assert '  head.weight [3, 2] for [2, 2]\n  head.bias [3] for [2]\n' in said
+    assert 'do not match exactly' not in said
+    started = torch.load(other)['state_dict']['body.weight']
+    assert (runner.model.body.weight - started).abs().max() < 0.2  # a step from there
+
+
+def test_what_an_option_names_has_to_fit_in_all_else(tmp_path):
+    path = str(tmp_path / 'wider.pth')
+    torch.save(dict(state_dict=Toy(num_classes=3, width=4).state_dict()), path)
     with pytest.raises(
-        UserError, match=r'other.pth: the checkpoint is of another model\n.*2 of an'
+        UserError, match=r'wider.pth: the checkpoint is of another model\n.*3 of another shape'
     ):
-        runner_of(tmp_path, strict=True, load_from=other).train()
+        runner_of(tmp_path, strict=True, load_from=path).train()
 
 
 def test_what_is_resumed_or_tested_has_to_fit(other, tmp_path):
@@ -294,7 +307,7 @@ def test_test_time_augmentation_wraps_a_model(tmp_path):
 
 
 def test_pretrained_parts_load_as_by_mmengine(tmp_path):
-    weights = {f'module.net.{k}': v for k, v in Toy(classes=3).state_dict().items()}
+    weights = {f'module.net.{k}': v for k, v in Toy(num_classes=3).state_dict().items()}
     torch.save(dict(model=weights), tmp_path / 'swin.pth')  # a key that its authors chose
     net = BaseModule()
     net.net = Toy()

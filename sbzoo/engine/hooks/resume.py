@@ -17,6 +17,7 @@ from sbzoo.detection.preprocessing import check_preprocessing
 from sbzoo.engine.batch_faults import faults, files, listed
 from sbzoo.engine.model import whole
 from sbzoo.engine.options.resume import DEVICES, check_resumable, rescheduled, steps_done
+from sbzoo.engine.other_classes import fit_but_for_classes
 from sbzoo.engine.runner import micro_batches, unwrapped
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
@@ -187,11 +188,12 @@ class StopAtInvalidLossHook(Hook):
 class PretrainedHook(Hook):
     """Pretrained weights load under their published names, into a net that they fit.
 
-    A checkpoint that is resumed or tested has to fit whole. One that a training starts from may be
-    of other classes, say, if the config itself names it; mmengine logs what does not fit.
+    A checkpoint that is resumed or tested has to fit whole. Of one that the config itself names a
+    training takes whatever fits; mmengine logs what does not.
 
     Args:
-        strict: Whether a training, too, starts from weights that fit whole, as by `--load-from`.
+        strict: Whether a training takes nothing but a checkpoint of its model, which may have
+            other classes, as by `--load-from`.
 
     Raises:
         UserError: The weights are of another model, or the data preprocessor is not the one that
@@ -212,10 +214,12 @@ class PretrainedHook(Hook):
         model, source = unwrapped(runner), runner._load_from or runner.work_dir
         weights, trains = checkpoint['state_dict'], isinstance(runner._train_loop, BaseLoop)
         if isinstance(model, AdversarialModel) and not trains:
-            checkpoint['state_dict'] = whole(weights, model, source)
+            weights = whole(weights, model, source)
+        elif trains and self.strict and not runner._resume:
+            weights = fit_but_for_classes(source, weights, model, runner.cfg)
         else:
-            strict = not trains or self.strict or runner._resume
-            checkpoint['state_dict'] = check_fit(source, weights, model, strict)
+            weights = check_fit(source, weights, model, not trains or runner._resume)
+        checkpoint['state_dict'] = weights
 
     def before_train(self, runner: Runner) -> None:
         """A detector that is trained already is tested as it is."""
