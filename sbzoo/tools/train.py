@@ -76,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--load-from',
         metavar='CKPT',
-        help='start from the weights of this model: a file, card://NAME, hf://... or https://...',
+        help='start from the weights of this model, of any classes: a file, card://NAME, '
+        'hf://... or https://...',
     )
     add('--resume', nargs='?', const='auto', metavar='CKPT', help='resume from the last checkpoint')
     add('--amp', action='store_true', help='mixed precision (a GPU is needed)')
