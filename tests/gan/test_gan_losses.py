@@ -15,6 +15,7 @@ from sbzoo.gan.diff_augment import AUGMENTATIONS, color, cutout, diff_augment, f
 from sbzoo.gan.gradient_penalties import PENALTIES, LazyPenalty, r1, r2, wgan_gp
 from sbzoo.gan.losses import LOSSES
 from sbzoo.gan.networks.dcgan import DCGANDiscriminator
+from sbzoo.gan.path_length import PathLengthPenalty, path_lengths
 
 SHAPES = [(), (5,), (3, 1, 4, 2)]
 
@@ -113,6 +114,42 @@ def test_penalties_of_a_linear_discriminator():
         (gradient,) = torch.autograd.grad(value, weight)
         torch.testing.assert_close(value, expected[name][0])
         torch.testing.assert_close(gradient, expected[name][1].detach())
+
+
+def linear_images(per_style: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images [3, 4, 4] and the styles [2, L, D] that they are the sum over layers of."""
+    styles = torch.randn(2, *per_style.shape[:2], requires_grad=True)
+    return torch.einsum('nld,ldp->np', styles, per_style).view(2, 3, 4, 4), styles
+
+
+def test_path_lengths_of_a_linear_generator():
+    per_style = torch.randn(5, 6, 3 * 4 * 4)
+    images, styles = linear_images(per_style)
+    torch.manual_seed(1)
+    found = path_lengths(images, styles)
+    torch.manual_seed(1)
+    noise = (torch.randn(2, 3, 4, 4) / 4).flatten(1)
+    of_layers = torch.einsum('ldp,np->nld', per_style, noise).norm(dim=2)
+    torch.testing.assert_close(found, of_layers.square().mean(1).sqrt())
+
+
+def test_path_length_of_pixels_that_are_styles_is_the_square_root_of_their_channels():
+    images, styles = linear_images(torch.eye(48).expand(3, 48, 48))
+    squares = [path_lengths(images, styles).square().mean() for _ in range(500)]
+    assert torch.stack(squares).mean() == pytest.approx(3, rel=0.05)
+
+
+def test_the_path_length_penalty_is_the_distance_from_a_running_mean():
+    penalty, mean = PathLengthPenalty(weight=3.0, interval=4), 0.0
+    for seed in range(5):
+        images, styles = linear_images(torch.randn(2, 6, 48))
+        torch.manual_seed(seed)
+        lengths = path_lengths(images, styles)
+        mean = 0.99 * mean + 0.01 * lengths.mean().item()
+        torch.manual_seed(seed)
+        expected = 12 * (lengths - mean).square().mean()
+        torch.testing.assert_close(penalty(images, styles), expected)
+    assert penalty.mean.item() == pytest.approx(mean)
 
 
 def test_zero_centred_penalties_are_of_their_own_images():

@@ -21,6 +21,7 @@ from sbzoo.gan.ema import RampUpEMA
 from sbzoo.gan.models.gan import GAN
 from sbzoo.gan.models.image_to_image import CycleGAN, ImagePool, Pix2Pix
 from sbzoo.gan.networks.image_to_image import UnetGenerator
+from sbzoo.gan.path_length import PathLengthPenalty
 from sbzoo.gan.preprocessor import ImagePreprocessor
 from sbzoo.images import to_uint8
 
@@ -103,7 +104,7 @@ def test_the_generators_step_leaves_the_discriminator_alone():
     wrappers = optimizers(model)
     before = weights(model.generator), weights(model.discriminator)
     real = model.data_preprocessor(dict(inputs=images(2)))['inputs']
-    model._train_generator([(real, None)], wrappers['generator'])
+    model._train_generator([(real, None)], wrappers['generator'], step=0)
     assert all(p.grad is None for p in model.discriminator.parameters())
     assert all(p.requires_grad for p in model.discriminator.parameters())
     assert torch.equal(weights(model.discriminator), before[1])
@@ -131,6 +132,23 @@ def test_lazy_penalties_are_as_strong_on_average():
     lazily = [lazy._penalise(real, real, None, step) for step in range(4)]
     assert [list(losses) for losses in lazily] == [['loss_r1'], [], [], []]
     assert lazily[0]['loss_r1'].item() == pytest.approx(sum(values))
+
+
+def test_path_length_is_computed_at_every_interval_th_step_of_the_generator():
+    small = dict(image_size=32, base_channels=2, max_channels=4)
+    generator = dict(type='StyleGAN2Generator', noise_size=4, mapping_layers=1, **small)
+    discriminator = dict(type='StyleGAN2Discriminator', **small)
+    model = GAN(
+        generator, discriminator, path_length=dict(weight=2.0, interval=2), discriminator_steps=3
+    )
+    wrappers, real = optimizers(model, lr=1e-4), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    has_penalty = []
+    for step in range(12):
+        MessageHub.get_current_instance().update_info('iter', step)
+        log = model.train_step(dict(inputs=list(real)), wrappers)
+        has_penalty.append('loss_path_length' in log)
+    assert [step for step, found in enumerate(has_penalty) if found] == [2, 8]
+    assert model.state_dict()['path_length.mean'] > 0
 
 
 def test_ema_is_the_sum_of_its_definition():
@@ -330,6 +348,8 @@ def test_a_pool_of_none_lets_all_through():
         ),
         (lambda: gan(ema=dict(ramp_up=0)), 'ramp_up 0; both must be above 0'),
         (lambda: gan(ema=dict(half_life=-1)), 'half_life -1, ramp_up'),
+        (lambda: gan(path_length=dict()), 'TinyGenerator has no styles; StyleGAN2Generator has'),
+        (lambda: PathLengthPenalty(interval=0), 'path_length: interval 0; it can be 1 or more'),
         (lambda: UnetGenerator(num_downs=1), 'num_downs 1; it can be 2 or more'),
     ],
 )

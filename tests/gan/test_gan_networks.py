@@ -12,6 +12,7 @@ from torch import nn
 import sbzoo.gan  # noqa: F401
 from sbzoo import UserError
 from sbzoo.gan.networks.blocks import ConditionalNorm
+from sbzoo.gan.networks.stylegan2 import ModulatedConv
 from sbzoo.norm import Norm
 
 SIZES = 32, 64, 128
@@ -343,6 +344,31 @@ def test_stylegan2_mean_of_w_follows_the_styles():
         net.style(z)
     expected = (1 - 0.998**10) * net.eval().style(z).mean(0)
     torch.testing.assert_close(net.w_mean, expected)
+
+
+def test_stylegan2_each_rgb_output_has_the_style_of_the_layer_that_follows():
+    net, seen = build(GENERATORS['stylegan2'], image_size=32), []
+    for module in net.modules():
+        if isinstance(module, ModulatedConv):
+            module.register_forward_hook(lambda _, args, __: seen.append(args[1][0, 0].item()))
+    assert net.num_styles == 2 * math.log2(32) - 2
+    net.synthesis(torch.arange(8.0).double()[None, :, None].expand(1, 8, 8))
+    assert seen == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7]
+
+
+def test_stylegan2_mixes_the_styles_of_two_noises_behind_a_layer_in_training():
+    net, z = build(GENERATORS['stylegan2'], image_size=32, style_mixing=0.5), noise()
+    w, firsts = net.eval().style(z)[:, None], Counter()
+    assert torch.equal(net.styles(z), w.expand(-1, 8, -1))
+    net.train()
+    for _ in range(400):
+        own = (net.styles(z) == w).all(2)
+        assert torch.equal(own, own[:1].expand_as(own))  # the same layers of all images
+        first = int(own[0].sum())
+        assert own[0, :first].all()
+        firsts[first] += 1
+    assert firsts.keys() == set(range(1, 9))
+    assert 0.4 < firsts[8] / 400 < 0.6
 
 
 def test_stylegan2_noise_is_of_the_generator_in_training_and_fixed_in_evaluation():

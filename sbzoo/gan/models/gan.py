@@ -29,6 +29,7 @@ from sbzoo.gan.models.base import (
     update,
     without_wrapper,
 )
+from sbzoo.gan.path_length import PathLengthPenalty
 
 SEEDS = 2**32  # of the noise of an image
 Batch = tuple[Tensor, Tensor | None]  # real images, and their labels if the model is conditional
@@ -51,9 +52,11 @@ class GAN(AdversarialModel):
         augment: DiffAugment policy for all that the discriminator sees; '' for none.
         ema: Arguments of `RampUpEMA`; None samples from the generator itself.
         discriminator_steps: Steps of the discriminator per step of the generator.
+        path_length: Arguments of `PathLengthPenalty`, for a generator with styles; None is without.
 
     Raises:
-        UserError: Unknown loss, penalty or augmentation, or a value out of its range.
+        UserError: Unknown loss, penalty or augmentation, a value out of its range, or a generator
+            without the styles that a penalty is on.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class GAN(AdversarialModel):
         augment: str = '',
         ema: dict | None = None,
         discriminator_steps: int = 1,
+        path_length: dict | None = None,
     ) -> None:
         super().__init__()
         self.generator = MODELS.build(generator)
@@ -75,6 +79,10 @@ class GAN(AdversarialModel):
         if ema is not None:
             self.generator_ema = RampUpEMA(self.generator, **ema)
         self.discriminator_steps = discriminator_steps
+        if path_length is not None and not hasattr(self.generator, 'styles'):
+            kind = type(self.generator).__name__
+            raise UserError(f'path_length: {kind} has no styles; StyleGAN2Generator has')
+        self.path_length = None if path_length is None else PathLengthPenalty(**path_length)
 
     @property
     def sampler(self) -> nn.Module:
@@ -100,7 +108,8 @@ class GAN(AdversarialModel):
         ]
         log = self._train_discriminator(batches, optim_wrapper['discriminator'], step)
         if (step + 1) % self.discriminator_steps == 0:
-            log |= self._train_generator(batches, optim_wrapper['generator'])
+            step //= self.discriminator_steps
+            log |= self._train_generator(batches, optim_wrapper['generator'], step)
         return log
 
     def _train_discriminator(
@@ -129,7 +138,7 @@ class GAN(AdversarialModel):
             if step % p.interval == 0
         }
 
-    def _train_generator(self, batches: list[Batch], wrapper: OptimWrapper) -> Losses:
+    def _train_generator(self, batches: list[Batch], wrapper: OptimWrapper, step: int) -> Losses:
         logs = []
         for (real, labels), noise, share in self._with_noise(batches):
             with wrapper.optim_context(self.generator), frozen(self.discriminator):
@@ -137,13 +146,21 @@ class GAN(AdversarialModel):
                 if self.loss.paired:
                     with torch.no_grad():
                         real_logits = self._discriminate(real, labels)
-                fake_logits = self._discriminate(self.generator(noise, labels), labels)
-                losses = dict(loss_g=self.loss.generator(fake_logits, real_logits))
+                fake, losses = self._generate(noise, labels, step)
+                fake_logits = self._discriminate(fake, labels)
+                losses['loss_g'] = self.loss.generator(fake_logits, real_logits)
             logs.append(update(losses, wrapper, share))
         if hasattr(self, 'generator_ema'):
             images = sum(len(real) for real, _ in batches) * get_world_size()
             self.generator_ema.update(without_wrapper(self.generator), images)
         return mean(logs)
+
+    def _generate(self, noise: Tensor, labels: Tensor | None, step: int) -> tuple[Tensor, Losses]:
+        """Images to train the generator on, and the penalty on the way from styles to them."""
+        if self.path_length is None or step % self.path_length.interval:
+            return self.generator(noise, labels), {}
+        images, styles = self.generator(noise, labels, return_styles=True)
+        return images, dict(loss_path_length=self.path_length(images, styles))
 
     def _with_noise(self, batches: list[Batch]) -> Iterator[tuple[Batch, Tensor, float]]:
         """Micro-batches, each with its noise, drawn as for one batch of them all, and its share."""

@@ -1,7 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) at 32 to 128 pixels, in plain torch.
-
-Without path length regularization and style mixing.
-"""
+"""StyleGAN2 (Karras et al. 2020, arXiv 1912.04958) at 32 to 128 pixels, in plain torch."""
 
 from __future__ import annotations
 
@@ -42,6 +39,8 @@ class StyleGAN2Generator(nn.Module):
         mapping_layers: Depth of the mapping network.
         norm: 'none' is weight demodulation; a spec of `sbzoo.norm` (without affine) replaces it.
         num_classes: 0 is unconditional.
+        style_mixing: Style mixing, in training: the probability that the layers of a batch behind a
+            random one have the styles of other noise (Karras et al. 2019, arXiv 1812.04948).
 
     Raises:
         UserError: Unsupported image size, unknown norm or one that needs its own affine,
@@ -57,9 +56,11 @@ class StyleGAN2Generator(nn.Module):
         mapping_layers: int = 8,
         norm: str = 'none',
         num_classes: int = 0,
+        style_mixing: float = 0.0,
     ) -> None:
         super().__init__()
         self.image_size, self.noise_size, self.num_classes = image_size, noise_size, num_classes
+        self.style_mixing = style_mixing
         widths = channel_widths(image_size, base_channels, max_channels)
         self.embedding = ClassEmbedding(num_classes, noise_size) if num_classes else None
         sizes = [noise_size * (1 + bool(num_classes))] + [noise_size] * mapping_layers
@@ -72,22 +73,43 @@ class StyleGAN2Generator(nn.Module):
             SynthesisBlock(widths[max(i - 1, 0)], width, 4 << i, noise_size, norm)
             for i, width in enumerate(widths)
         )
+        self.num_styles = 1 + sum(len(level.layers) for level in self.levels)
 
     def forward(
-        self, noise: Tensor, labels: Tensor | None = None, truncation: float = 1.0
-    ) -> Tensor:
+        self,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        truncation: float = 1.0,
+        return_styles: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """From noise [N, noise_size] and labels [N] to images [N, 3, S, S].
 
         Args:
             noise: Latents.
             labels: Classes of a conditional generator.
             truncation: Truncation psi: 1 is w itself, 0 its running mean.
+            return_styles: Whether to return the styles [N, L, noise_size] too.
         """
-        w = self.w_mean.lerp(self.style(noise, labels), truncation)
-        x, image = self.constant.expand(len(w), -1, -1, -1), None
+        styles = self.w_mean.lerp(self.styles(noise, labels), truncation)
+        images = self.synthesis(styles)
+        return (images, styles) if return_styles else images
+
+    def synthesis(self, styles: Tensor) -> Tensor:
+        """From styles [N, L, noise_size] of the L - 1 layers and the last RGB output to images."""
+        x, image = self.constant.expand(len(styles), -1, -1, -1), None
         for level in self.levels:
-            x, image = level(x, image, w)
+            layers = len(level.layers)
+            x, image = level(x, image, styles[:, : layers + 1])
+            styles = styles[:, layers:]  # an RGB output has the style of the layer that follows
         return image if self.training else image.clamp(-1, 1)
+
+    def styles(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The style of each layer, [N, L, noise_size], of noise [N, noise_size] and labels [N]."""
+        styles = self.style(noise, labels)[:, None].repeat(1, self.num_styles, 1)
+        if self.training and self.style_mixing and torch.rand(()) < self.style_mixing:
+            first = torch.randint(1, self.num_styles, ())
+            styles[:, first:] = self.style(torch.randn_like(noise), labels)[:, None]
+        return styles
 
     def style(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mapping network: from noise [N, noise_size] and labels [N] to w [N, noise_size]."""
@@ -119,11 +141,15 @@ class SynthesisBlock(nn.Module):
         self.rgb_bias = nn.Parameter(torch.zeros(3, 1, 1))
         self.lowpass = Lowpass()
 
-    def forward(self, x: Tensor, image: Tensor | None, w: Tensor) -> tuple[Tensor, Tensor]:
-        """From maps [N, in_channels, H, W] and an image to those of this resolution."""
-        for layer in self.layers:
+    def forward(self, x: Tensor, image: Tensor | None, styles: Tensor) -> tuple[Tensor, Tensor]:
+        """From maps [N, in_channels, H, W] and an image to those of this resolution.
+
+        The styles, [N, layers + 1, style_size], are those of the layers and of the RGB output.
+        """
+        *each, last = styles.unbind(1)
+        for layer, w in zip(self.layers, each, strict=True):
             x = layer(x, w)
-        rgb = self.to_rgb(x, w) + self.rgb_bias
+        rgb = self.to_rgb(x, last) + self.rgb_bias
         return x, rgb if image is None else rgb + self.lowpass.up(image)
 
 
