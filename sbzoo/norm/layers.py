@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sbzoo.errors import UserError
+from sbzoo.norm import traced
 from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
-from sbzoo.norm.moments import Moments, wide
+from sbzoo.norm.moments import Moments, is_traced, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.padding import Pictures, without_padding
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
@@ -111,7 +112,10 @@ class Norm(_InstanceNorm):
         self._check(x)
         if not x.shape[0] and not (self.training and self.pool.spans_ranks):
             return self._nothing(x)
-        pictures, fixed = self.pictures_in(x), self.pool.fixed(self)
+        pictures = self.pictures_in(x)
+        if is_traced() and not (self.training or pictures or self.pool.activates):
+            return traced.evaluate(x, self)
+        fixed = self.pool.fixed(self)
         affine = self.weight, self.bias, self.relu, pictures
         if fixed is not None:
             return normalize_fixed(x, fixed, self.eps, *affine)
@@ -158,7 +162,7 @@ class Norm(_InstanceNorm):
     def _group_norm(self, x: Tensor) -> Tensor:
         """By torch's kernel."""
         arguments = x, self.pool.groups, self.weight, self.bias, self.eps
-        large = x.numel() > _LARGE and not x.is_cuda and not torch.compiler.is_compiling()
+        large = x.numel() > _LARGE and not x.is_cuda and not is_traced()
         if self.relu and large:
             return group_norm_relu(*arguments)
         y = F.group_norm(*arguments)

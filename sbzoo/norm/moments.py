@@ -24,12 +24,18 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def is_traced() -> bool:
+    """Whether operators are recorded, by torch.compile or for an export, and not just run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def average(moments: Moments, dim: int) -> Moments:
     """Pool along `dim` (kept) by the law of total variance, in its centred form."""
     mean, var, count = moments
     if dim == 0 and isinstance(count, Tensor):
         return _weighted_average(mean, var, count)
-    return Moments(*_Average.apply(mean, var, dim), count * mean.shape[dim])
+    pool = _average if torch.jit.is_tracing() else _Average.apply
+    return Moments(*pool(mean, var, dim), count * mean.shape[dim])
 
 
 def _weighted_average(means: Tensor, variances: Tensor, counts: Tensor) -> Moments:
@@ -49,16 +55,21 @@ def split(moments: Moments, samples: int) -> list[Moments]:
     return [Moments(*part, count) for part, count in zip(parts, counts, strict=True)]
 
 
+def _average(means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    mean = means.mean(dim, keepdim=True)
+    gap = means - mean
+    return mean, torch.addcmul(variances, gap, gap).mean(dim, keepdim=True)
+
+
 class _Average(torch.autograd.Function):
-    """Autograd could do it from `forward`, in three times the operations."""
+    """Autograd could do it from `_average`, in three times the operations."""
 
     @staticmethod
     def forward(ctx: Any, means: Tensor, variances: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        mean = means.mean(dim, keepdim=True)
-        gap = means - mean
+        mean, var = _average(means, variances, dim)
         ctx.dim = dim
         ctx.save_for_backward(means, mean)
-        return mean, torch.addcmul(variances, gap, gap).mean(dim, keepdim=True)
+        return mean, var
 
     @staticmethod
     def backward(ctx: Any, d_mean: Tensor, d_var: Tensor) -> tuple[Tensor, Tensor, None]:

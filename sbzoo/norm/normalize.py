@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sbzoo.norm.kernels import native, reference
 from sbzoo.norm.kernels.dispatch import kernels_for
-from sbzoo.norm.moments import Moments
+from sbzoo.norm.moments import Moments, is_traced
 from sbzoo.norm.padding import Pictures, Size, crops, num_pixels, without_padding, zero
 
 Tables = tuple[Tensor, Tensor]  # [N, C] each
@@ -43,8 +43,8 @@ def normalize(
     Returns:
         A tensor like x, with the exact gradient, through the statistics too.
     """
-    if torch.compiler.is_compiling():
-        return _compiled(x, pool, eps, weight, bias, relu, pictures)
+    if is_traced():
+        return _traced(x, pool, eps, weight, bias, relu, pictures)
     x, sizes = native.dense(x), pictures and pictures.on(x)
     mean, var, direct = _TakeMoments.apply(x, sizes)
     pooled = pool(Moments(mean, var, num_pixels(x, sizes)))
@@ -53,7 +53,7 @@ def normalize(
     return _ApplyAffine.apply(x, direct, centre, scale, offset, relu, sizes)
 
 
-def _compiled(
+def _traced(
     x: Tensor,
     pool: Callable[[Moments], Moments],
     eps: float,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from sbzoo.errors import UserError
 from sbzoo.norm.moments import Moments, average, by_groups, split, uncentred
 
 
@@ -300,6 +301,8 @@ class MovingAverage(Batch):
         return uncentred(average(moments, dim=0))
 
     def correct(self, pooled: Moments, layer: nn.Module) -> Moments:
+        if torch.jit.is_tracing():
+            raise UserError('mabn: its gradient is not traced in training; call eval() first')
         moment = _AveragedOverSteps.apply(pooled.var, layer)
         r = (moment.detach() / layer.running.var).sqrt().clamp(1 / self.MAX_R, self.MAX_R)
         var = torch.where(_is_warm(layer), moment / r.square(), moment)

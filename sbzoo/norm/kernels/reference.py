@@ -21,7 +21,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def moments_within(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, int | Tensor]:
     """Of the pixels where a mask [N, 1, H, W] is true: `moments`, and their number [N, 1]."""
     if mask is None:
-        return *moments(x), x.shape[2] * x.shape[3]
+        return *moments(x), x.shape[2:].numel()  # no tensor while torch.jit traces it
     count = mask.sum((2, 3))
     mean = (wide(x) * mask).sum((2, 3)) / count
     gap = (wide(x) - _maps(mean)) * mask

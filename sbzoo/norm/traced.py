@@ -1,0 +1,88 @@
+"""Norms in evaluation, in as few of torch's own operators as there are: for tracers and exporters.
+
+What a tracer records has to be plain torch, without autograd functions or kernels chosen by shape,
+and an exporter makes at least one node of each operator. So a norm that torch has is torch's, and
+all others are one affine map of the images by two tables.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sbzoo.norm.kernels import reference
+from sbzoo.norm.moments import Moments, wide
+from sbzoo.norm.pools import Group, InstanceBatch, Mix, Pool
+
+Maps = tuple[Tensor, Tensor]  # mean and variance, broadcastable to images [N, C, H, W]
+
+
+def evaluate(x: Tensor, layer: nn.Module) -> Tensor:
+    """What a layer of sbzoo makes of images x [N, C, H, W] in evaluation, its ReLU included.
+
+    Args:
+        x: Images without padding.
+        layer: A `Norm` whose pool leaves the activation to others.
+    """
+    y = _evaluate(x, layer)
+    return y.relu() if layer.relu else y
+
+
+def _evaluate(x: Tensor, layer: nn.Module) -> Tensor:
+    pool, affine = layer.pool, (layer.weight, layer.bias)
+    fixed = pool.fixed(layer)
+    if fixed is not None:
+        return _batch_norm(x, fixed, *affine, layer.eps)
+    if isinstance(pool, Group) and pool.groups == layer.num_features:
+        return F.instance_norm(x, weight=affine[0], bias=affine[1], eps=layer.eps)
+    if isinstance(pool, Group):
+        return F.group_norm(x, pool.groups, *affine, layer.eps)
+    if isinstance(pool, InstanceBatch):
+        return _instance_batch_norm(x, layer)
+    mean, var = _statistics(x, pool, layer)
+    scale = (
+        (var + layer.eps).rsqrt()
+        if layer.weight is None
+        else (_maps(wide(layer.weight)) / (var + layer.eps).sqrt())
+    )
+    y = (wide(x) - mean) * scale
+    return (y if layer.bias is None else y + _maps(wide(layer.bias))).to(x.dtype)
+
+
+def _batch_norm(
+    x: Tensor, fixed: Moments, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    return F.batch_norm(x, fixed.mean[0], fixed.var[0], weight, bias, eps=eps)
+
+
+def _instance_batch_norm(x: Tensor, layer: nn.Module) -> Tensor:
+    half = layer.num_features // 2
+    weights, biases = (
+        (None, None) if t is None else (t[:half], t[half:]) for t in (layer.weight, layer.bias)
+    )
+    of_batch = Moments(*(t[:, half:] for t in layer.running[:2]), 1)
+    first = F.instance_norm(x[:, :half], weight=weights[0], bias=biases[0], eps=layer.eps)
+    second = _batch_norm(x[:, half:], of_batch, weights[1], biases[1], layer.eps)
+    return torch.cat([first, second], 1)
+
+
+def _statistics(x: Tensor, pool: Pool, layer: nn.Module) -> Maps:
+    fixed = pool.fixed(layer)
+    if fixed is not None:
+        return _maps(fixed.mean[0]), _maps(fixed.var[0])
+    if isinstance(pool, Mix):
+        first, second = (_statistics(x, part, layer) for part in (pool.first, pool.second))
+        alpha = _maps(layer.alpha)
+        return tuple(a * alpha + b * (1 - alpha) for a, b in zip(first, second, strict=True))
+    if isinstance(pool, Group) and pool.groups in (1, layer.num_features):
+        over = (1, 2, 3) if pool.groups == 1 else (2, 3)
+        mean = wide(x).mean(over, keepdim=True)
+        return mean, (wide(x) - mean).square().mean(over, keepdim=True)
+    pooled = pool(Moments(*reference.moments_within(x, None)), layer)
+    return tuple(table[:, :, None, None] for table in pooled[:2])
+
+
+def _maps(table: Tensor) -> Tensor:
+    """From [C], or a scalar, to [C, 1, 1]."""
+    return table.view(-1, 1, 1)
