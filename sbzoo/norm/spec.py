@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 def _groups(channels: int, wanted: str | None = None) -> int:
-    taken = nearest_divisor(channels, int(wanted or 32))
+    taken = num_groups(channels, int(wanted or 32))
     if wanted and channels > 1 and taken != int(wanted):
         say_once(f'{wanted} groups do not divide {channels} channels: {taken} are taken')
     return taken
@@ -134,7 +134,14 @@ def norm_table() -> str:
     return '\n'.join(f'  {spec:24} {statistics:51} {use}' for spec, statistics, use in rows)
 
 
-def nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor of `number` nearest to `wanted`, the larger of two equally near."""
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
-    return min(divisors, key=lambda d: (abs(d - wanted), -d))
+def num_groups(channels: int, wanted: int) -> int:
+    """How many groups of channels there are where so many are wanted.
+
+    Those, if they divide the channels. Else the nearest number that does, the larger of two
+    equally near, with at least two channels in a group: a group of one is instance norm, which
+    nobody has asked for. So a prime number of channels is one group.
+    """
+    if channels % wanted == 0:
+        return wanted
+    divisors = [d for d in range(1, channels // 2 + 1) if channels % d == 0]
+    return min(divisors, key=lambda d: (abs(d - wanted), -d), default=1)

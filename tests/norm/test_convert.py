@@ -131,7 +131,7 @@ def test_a_norm_that_is_the_model_is_returned():
 def test_channels_without_32_groups_get_the_nearest_number():
     model = nn.Sequential(*(nn.BatchNorm2d(c) for c in (1, 7, 30, 96)))
     convert_norm(model, 'gn')
-    assert [n.pool.groups for n in model] == [1, 7, 30, 32]
+    assert [n.pool.groups for n in model] == [1, 1, 15, 32]
 
 
 def test_a_layer_in_two_places_stays_one():

@@ -12,7 +12,7 @@ from sbzoo.norm import NORMS, Norm
 from sbzoo.norm.moments import Moments
 from sbzoo.norm.normalize import normalize
 from sbzoo.norm.pools import Batch, Group, Mix, Pool
-from sbzoo.norm.spec import nearest_divisor, parse, say_once, split_spec
+from sbzoo.norm.spec import num_groups, parse, say_once, split_spec
 
 SPECS = ['bn', 'in', 'ln', 'gn4', 'hybrid', 'hybrid(in,gn2)', 'hybrid(gn4,bn)']
 C = 8
@@ -220,9 +220,14 @@ def test_hybrid_at_batch_1_mixes_instance_and_layer_norm():
     torch.testing.assert_close(Norm(C, 'hybrid')(x), Norm(C, 'hybrid(in,ln)')(x))
 
 
-def test_groups_are_the_nearest_divisor():
-    assert [nearest_divisor(c, 32) for c in (256, 48, 16, 7, 1)] == [32, 24, 16, 7, 1]
-    assert nearest_divisor(24, 10) == 12  # the larger of 8 and 12
+def test_groups_are_the_nearest_divisor_with_two_channels_in_a_group():
+    assert [num_groups(c, 32) for c in (256, 96, 48, 32)] == [32, 32, 24, 32]
+    assert [num_groups(c, 32) for c in (24, 16, 19, 7, 2, 1)] == [12, 8, 1, 1, 1, 1]
+    assert [num_groups(c, c) for c in (19, 16, 1)] == [19, 16, 1]  # asked for
+    assert num_groups(24, 10) == 12  # the larger of 8 and 12
+    layer = Norm(19, 'gn')
+    x = torch.randn(2, 19, 1, 1)
+    torch.testing.assert_close(layer(x), F.group_norm(x, 1))
 
 
 def test_other_groups_than_those_asked_for_are_said_once(caplog):
@@ -304,10 +309,12 @@ def test_frozen_parameters_get_no_gradient():
     assert all(p.grad is None for p in layer.parameters())
 
 
-SINGLE = ['in', 'gn8', 'ibn', 'frn', 'evos0', 'hybrid(in,gn8)', 'hybrid(in,ibn)']
+SINGLE = ['in', 'gn8', 'ibn', 'frn', 'hybrid(in,gn8)', 'hybrid(in,ibn)']
 
 
-@pytest.mark.parametrize(('spec', 'channels'), [*((s, C) for s in SINGLE), ('ln', 1), ('rms', 1)])
+@pytest.mark.parametrize(
+    ('spec', 'channels'), [*((s, C) for s in SINGLE), ('ln', 1), ('rms', 1), ('evos0', 1)]
+)
 @pytest.mark.parametrize('training', [True, False])
 def test_statistics_of_single_values_are_refused(spec, channels, training):
     layer = Norm(channels, spec).train(training)
