@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.optim import (
     DefaultOptimWrapperConstructor,
     OptimWrapper,
@@ -10,6 +11,7 @@ from mmengine.optim import (
 )
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+from torch.optim import Optimizer
 
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import without_wrapper
@@ -44,7 +46,19 @@ class NormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 own = dict(params=apart, lr=group['lr'] * self.ALPHA_LR_MULT, weight_decay=0.0)
                 optimizer.add_param_group({**group, **own})
         optimizer.param_groups = [g for g in optimizer.param_groups if g['params']]
+        optimizer.register_load_state_dict_pre_hook(_moments_as_vectors)
         return wrapper
+
+
+def _moments_as_vectors(optimizer: Optimizer, state_dict: dict) -> None:
+    """Take moments [] for a parameter [1]: an alpha was a scalar up to version 0.5."""
+    groups = zip(optimizer.param_groups, state_dict['param_groups'], strict=False)
+    for own, saved in groups:
+        for parameter, index in zip(own['params'], saved['params'], strict=False):
+            state = state_dict['state'].get(index, {})
+            for key in state.keys() - {'step'} if parameter.shape == (1,) else ():
+                if torch.is_tensor(state[key]) and not state[key].ndim:
+                    state[key] = state[key][None]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

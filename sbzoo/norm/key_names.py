@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sbzoo.norm.layers import Norm
+from sbzoo.norm.layers import Norm, alpha_as_vector
 
 OWN = Norm._abbr_
 PUBLISHED = ('gn', 'in', 'ln')  # mmcv's for group, instance and layer norm
@@ -46,6 +46,8 @@ def with_own_names(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str,
 def _rename(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
     children = dict(module.named_children())
     for own, child in children.items():
+        if isinstance(child, Norm):
+            alpha_as_vector(state_dict, f'{prefix}{own}.')
         if isinstance(child, Norm) and own.startswith(OWN):
             published = {name + own.removeprefix(OWN) for name in PUBLISHED} - children.keys()
             _name_after_batch_norm(state_dict, prefix, own, published)

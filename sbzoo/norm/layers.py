@@ -5,27 +5,33 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.fx import Proxy
 
 from sbzoo.errors import UserError
 from sbzoo.norm import traced
 from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
-from sbzoo.norm.moments import Moments, is_traced, wide
+from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.padding import Pictures, without_padding
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
 from sbzoo.norm.spec import parse, split_spec
+from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
+from sbzoo.norm.unfoldable import UnfoldableEps
 
 _LARGE = 2**22  # elements, from where memory traffic is all that counts
 
 
-class Norm(_InstanceNorm):
-    """Normalises images [N, C, H, W] by the statistics that a spec names.
+class Norm(nn.InstanceNorm2d):
+    """Normalises maps [N, C, *] by the statistics that a spec names.
 
-    The base class is what mmcv's `is_norm` and the weight-decay exemption look for, and what
-    convolution fusing and SyncBN conversion leave alone. `norm_eval` does not reach it: a norm
-    that keeps running statistics goes on learning them, unless it is frozen batch norm (`fbn`).
+    Images [N, C, H, W], mostly; vectors [N, C], sequences [N, C, L] and volumes [N, C, D, H, W]
+    are seen as images of as many pixels.
+
+    The base class is what mmcv's `is_norm` and the weight-decay exemptions (mmengine's,
+    ultralytics') look for, and what convolution fusing and SyncBN conversion leave alone.
+    `norm_eval` does not reach it: a norm that keeps running statistics goes on learning them,
+    unless it is frozen batch norm (`fbn`).
 
     Args:
         num_features: Channels C.
@@ -88,6 +94,21 @@ class Norm(_InstanceNorm):
         pool.prepare(self)
 
     @property
+    def folds(self) -> bool:
+        """Whether, in evaluation, it is what batch norm is: its running statistics and affine."""
+        return self.pool.folds and not self.relu and not hasattr(self, 'act')
+
+    @property
+    def eps(self) -> float:
+        """The epsilon, for other libraries; what would fold it wrongly cannot add it."""
+        is_mistakable = self.running_var is not None and not self.folds
+        return UnfoldableEps(self.epsilon, self.spec) if is_mistakable else self.epsilon
+
+    @eps.setter
+    def eps(self, eps: float) -> None:
+        self.epsilon = float(eps)
+
+    @property
     def is_hybrid(self) -> bool:
         """Whether it learns an alpha."""
         return isinstance(self.pool, Mix)
@@ -95,7 +116,7 @@ class Norm(_InstanceNorm):
     @property
     def alpha(self) -> Tensor:
         """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
-        return wide(self.alpha_logit).sigmoid()
+        return wide(self.alpha_logit).squeeze().sigmoid()
 
     @property
     def running(self) -> Moments:
@@ -103,33 +124,40 @@ class Norm(_InstanceNorm):
         return Moments(wide(self.running_mean)[None], wide(self.running_var)[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [N, C, H, W]: moments -> pool -> affine.
+        """Normalise x [N, C, *]: moments -> pool -> affine.
 
         Raises:
-            UserError: Not such images, or statistics are of single values: instance norm of 1x1
+            UserError: Not such maps, or statistics are of single values: instance norm of 1x1
                 maps, say.
         """
+        if isinstance(x, Proxy):  # torch.fx traces around a norm, as around those of torch
+            return x.tracer.create_proxy('call_module', x.tracer.path_of_module(self), (x,), {})
         self._check(x)
+        if x.ndim == 4:
+            return self._normalize(x, self.pictures_in(x))
+        return self._normalize(as_images(x)).view(x.shape)
+
+    def _normalize(self, x: Tensor, pictures: Pictures | None = None) -> Tensor:
+        """Normalise images x [N, C, H, W]."""
         if not x.shape[0] and not (self.training and self.pool.spans_ranks):
             return self._nothing(x)
-        pictures = self.pictures_in(x)
         if is_traced() and not (self.training or pictures or self.pool.activates):
             return traced.evaluate(x, self)
         fixed = self.pool.fixed(self)
         affine = self.weight, self.bias, self.relu, pictures
         if fixed is not None:
-            return normalize_fixed(x, fixed, self.eps, *affine)
+            return normalize_fixed(x, fixed, self.epsilon, *affine)
         if isinstance(self.pool, Group) and not pictures and not self._is_narrow(x):
             return self._group_norm(x)
         if isinstance(self.pool, FilterResponse):
             return self._filter_response_norm(x, pictures)
         if isinstance(self.pool, EvoNormS0):
             return self._evonorm(x, pictures)
-        return normalize(x, self.statistics, self.eps, *affine)
+        return normalize(x, self.statistics, self.epsilon, *affine)
 
     def pictures_in(self, x: Tensor) -> Pictures | None:
-        """What in x [N, C, H, W] is picture; None if all is, or counts as it."""
-        padded = self.pictures is not None and not self.count_padding
+        """What in maps x [N, C, *] is picture; None if all is, or counts as it."""
+        padded = self.pictures is not None and not self.count_padding and x.ndim == 4
         return self.pictures if padded and self.pictures.are_in(x) else None
 
     def statistics(self, moments: Moments) -> Moments:
@@ -137,17 +165,24 @@ class Norm(_InstanceNorm):
         return self.pool(moments, self)
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.num_features:
+        if x.ndim < 2 or x.shape[1] != self.num_features:
             raise UserError(
-                f'norm {self.spec!r} of {list(x.shape)}: it is for images '
-                f'[N, {self.num_features}, H, W]; vectors and sequences need a norm of torch'
+                f'norm {self.spec!r} of {list(x.shape)}: it is for [N, {self.num_features}, *], '
+                'vectors, sequences, images or volumes'
             )
-        single = x.shape[0] and x.shape[2] * x.shape[3] == 1
-        if single and self.pool.is_of_single_maps(self.num_features):
+        if not x.shape[0] or x.shape[2:].numel() != 1:
+            return
+        if self.pool.is_of_single_maps(self.num_features):
             raise UserError(
                 f'norm {self.spec!r} of {list(x.shape)}: a statistic of a single value leaves '
-                'nothing of it, or but its sign; on 1x1 maps take a norm that pools channels '
-                '(ln, gn with fewer groups) or no norm'
+                'nothing of it, or but its sign; on vectors and 1x1 maps take a norm that pools '
+                'channels (ln, gn with fewer groups) or no norm'
+            )
+        is_one_vector = self.training and x.ndim == 2 and x.shape[0] == 1
+        if is_one_vector and self.pool.is_of_single_channels(self.num_features):
+            raise UserError(
+                f'norm {self.spec!r} of {list(x.shape)} in training: a batch of one vector has no '
+                'variance; give it several, or take a norm that pools channels (ln, gn)'
             )
 
     def _nothing(self, x: Tensor) -> Tensor:
@@ -161,8 +196,8 @@ class Norm(_InstanceNorm):
 
     def _group_norm(self, x: Tensor) -> Tensor:
         """By torch's kernel."""
-        arguments = x, self.pool.groups, self.weight, self.bias, self.eps
-        large = x.numel() > _LARGE and not x.is_cuda and not is_traced()
+        arguments = x, self.pool.groups, self.weight, self.bias, self.epsilon
+        large = not x.is_cuda and not in_plain_torch() and x.numel() > _LARGE
         if self.relu and large:
             return group_norm_relu(*arguments)
         y = F.group_norm(*arguments)
@@ -171,13 +206,13 @@ class Norm(_InstanceNorm):
     def _filter_response_norm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """max(y, threshold) = relu(y - threshold) + threshold, and the bias has room for one."""
         bias = self.bias - self.threshold
-        y = normalize(x, self.statistics, self.eps, self.weight, bias, True, pictures)
-        return without_padding(y + self.threshold[:, None, None].to(x.dtype), pictures)
+        y = normalize(x, self.statistics, self.epsilon, self.weight, bias, True, pictures)
+        return without_padding(y + along_channels(self.threshold, x).to(x.dtype), pictures)
 
     def _evonorm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """X * sigmoid(gate * x) over the standard deviation."""
-        gate, bias = (t[:, None, None].to(x.dtype) for t in (self.gate, self.bias))
-        y = normalize(x, self.statistics, self.eps, self.weight, pictures=pictures)
+        gate, bias = (along_channels(t, x).to(x.dtype) for t in (self.gate, self.bias))
+        y = normalize(x, self.statistics, self.epsilon, self.weight, pictures=pictures)
         return without_padding(y * torch.sigmoid(gate * x) + bias, pictures)
 
     def track(self, pooled: Moments) -> None:
@@ -192,19 +227,24 @@ class Norm(_InstanceNorm):
             unbiased = count / max(count - 1, 1)
         else:
             return
-        self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
-        self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
-        self.num_batches_tracked.add_(1)
+        try:
+            self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
+            self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
+            self.num_batches_tracked.add_(1)
+        except RuntimeError:  # torch.vmap has one set of statistics for many batches
+            refuse_torch_func(f'the running statistics of norm {self.spec!r}')
+            raise
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args
     ) -> None:
-        """Load weights without metadata (safetensors) as well.
+        """Load weights without metadata (safetensors), and with an alpha [] for [1], as well.
 
         The base class takes those for its own of before version 1, and running statistics that it
         has no place for as an error in any case.
         """
         local_metadata = {'version': 1, **local_metadata}
+        alpha_as_vector(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:
@@ -212,11 +252,23 @@ class Norm(_InstanceNorm):
         return f'{self.num_features}, {self.spec!r}, eps={self.eps}, affine={self.affine}'
 
 
+def as_images(x: Tensor) -> Tensor:
+    """A view [N, C, H, W] of maps [N, C, *], in channels_last if they are."""
+    return x.flatten(2, -2) if x.ndim > 4 else x[(..., *[None] * (4 - x.ndim))]
+
+
+def alpha_as_vector(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Make of a scalar `alpha_logit`, as it was up to version 0.5, one of shape [1]."""
+    alpha = state_dict.get(f'{prefix}alpha_logit')
+    if alpha is not None and not alpha.ndim:
+        state_dict[f'{prefix}alpha_logit'] = alpha[None]
+
+
 def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:
     """The norm layer that `spec` names.
 
-    Plain batch norm is torch's own layer, because host libraries recognise batch norm by its
-    class (`norm_eval`, SyncBN conversion, fusing); everything else is `Norm`.
+    Plain batch norm is torch's own layer for images, because host libraries recognise batch norm by
+    its class (`norm_eval`, SyncBN conversion, fusing); everything else is `Norm`.
 
     Example:
         >>> build_norm('gn', 48)  # 32 groups, or the nearest number that divides

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sbzoo.norm.transforms import in_plain_torch
+
 
 class Moments(NamedTuple):
     """Mean and biased variance, [N, C] or broadcastable to it, over `count` pixels each.
@@ -24,9 +26,9 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def is_traced() -> bool:
-    """Whether operators are recorded, by torch.compile or for an export, and not just run."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def along_channels(table: Tensor, x: Tensor) -> Tensor:
+    """A table [C], to broadcast over maps x [N, C, *]."""
+    return table.view(-1, *[1] * (x.ndim - 2))
 
 
 def average(moments: Moments, dim: int) -> Moments:
@@ -34,7 +36,7 @@ def average(moments: Moments, dim: int) -> Moments:
     mean, var, count = moments
     if dim == 0 and isinstance(count, Tensor):
         return _weighted_average(mean, var, count)
-    pool = _average if torch.jit.is_tracing() else _Average.apply
+    pool = _average if in_plain_torch() else _Average.apply
     return Moments(*pool(mean, var, dim), count * mean.shape[dim])
 
 
@@ -44,7 +46,7 @@ def _weighted_average(means: Tensor, variances: Tensor, counts: Tensor) -> Momen
     shares = (counts / total).to(means)
     mean = (means * shares).sum(0, keepdim=True)
     var = ((variances + (means - mean).square()) * shares).sum(0, keepdim=True)
-    return Moments(mean, var, total if torch.compiler.is_compiling() else int(total))
+    return Moments(mean, var, total if in_plain_torch() else int(total))
 
 
 def split(moments: Moments, samples: int) -> list[Moments]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sbzoo.norm.kernels import native, reference
 from sbzoo.norm.kernels.dispatch import kernels_for
-from sbzoo.norm.moments import Moments, is_traced
+from sbzoo.norm.moments import Moments
 from sbzoo.norm.padding import Pictures, Size, crops, num_pixels, without_padding, zero
+from sbzoo.norm.transforms import in_plain_torch
 
 Tables = tuple[Tensor, Tensor]  # [N, C] each
 
@@ -43,8 +44,8 @@ def normalize(
     Returns:
         A tensor like x, with the exact gradient, through the statistics too.
     """
-    if is_traced():
-        return _traced(x, pool, eps, weight, bias, relu, pictures)
+    if in_plain_torch():
+        return _in_plain_torch(x, pool, eps, weight, bias, relu, pictures)
     x, sizes = native.dense(x), pictures and pictures.on(x)
     mean, var, direct = _TakeMoments.apply(x, sizes)
     pooled = pool(Moments(mean, var, num_pixels(x, sizes)))
@@ -53,7 +54,7 @@ def normalize(
     return _ApplyAffine.apply(x, direct, centre, scale, offset, relu, sizes)
 
 
-def _traced(
+def _in_plain_torch(
     x: Tensor,
     pool: Callable[[Moments], Moments],
     eps: float,
@@ -62,7 +63,7 @@ def _traced(
     relu: bool,
     pictures: Pictures | None,
 ) -> Tensor:
-    """As `normalize`, in plain torch."""
+    """As `normalize`."""
     mask = None if pictures is None else pictures.mask(x)
     mean, var, count = reference.moments_within(x, mask)
     centre = mean.detach()

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sbzoo.norm.transforms import in_plain_torch
+
 Size = tuple[int, int]  # height and width
 
 
@@ -34,7 +36,7 @@ class Pictures:
         self._on: dict[Size, list[Size]] = {}
 
     def are_in(self, x: Tensor) -> bool:
-        """Whether x [N, C, H, W] is a map of them: within the forward pass that they are of.
+        """Whether x is a map [N, C, H, W] of them: within the forward pass that they are of.
 
         A layer that is recomputed in backward (activation checkpointing) sees them again.
         """
@@ -105,7 +107,7 @@ def without_padding(y: Tensor, pictures: Pictures | None) -> Tensor:
     """Zero what is not picture in y [N, C, H, W], a fresh tensor."""
     if pictures is None:
         return y
-    return y * pictures.mask(y) if torch.compiler.is_compiling() else zero(y, pictures.on(y))
+    return y * pictures.mask(y) if in_plain_torch() else zero(y, pictures.on(y))
 
 
 def zero(x: Tensor, sizes: Sequence[Size] | None) -> Tensor:

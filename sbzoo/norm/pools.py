@@ -3,8 +3,8 @@
 A pool is called with the moments [N, C] of a batch and the layer that it works for, and returns
 the statistics to normalise with, broadcastable to [N, C]. Autograd differentiates it, and its cost
 does not grow with the images, which it never sees. What it learns or remembers it registers with
-the layer in `prepare`; of the layer it may read `num_features`, `training`, `eps`, `running` and
-`alpha`, and call `track`.
+the layer in `prepare`; of the layer it may read `num_features`, `training`, `epsilon`, `running`
+and `alpha`, and call `track`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from sbzoo.errors import UserError
 from sbzoo.norm.moments import Moments, average, by_groups, split, uncentred
+from sbzoo.norm.transforms import refuse_torch_func
 
 
 class Pool:
@@ -30,6 +31,7 @@ class Pool:
     spans_ranks = False  # in training every rank must take part, be its batch empty
     learns = False  # more than a weight and a bias
     activates = False  # the layer is an activation too
+    folds = False  # in evaluation a constant scale and shift of each channel
 
     def prepare(self, layer: nn.Module) -> None:
         """Register what the pool learns or remembers with its layer."""
@@ -37,6 +39,10 @@ class Pool:
     def is_of_single_maps(self, channels: int) -> bool:
         """Whether each statistic, of some of the channels at least, is of one map of one sample."""
         return False
+
+    def is_of_single_channels(self, channels: int) -> bool:
+        """Whether each statistic, in training, is of one channel of what is in the batch."""
+        return self.is_of_single_maps(channels)
 
     def fixed(self, layer: nn.Module) -> Moments | None:
         """The statistics [1, C] where they do not depend on the images, so that none are taken."""
@@ -128,6 +134,10 @@ class Batch(Pool):
 
     uses_batch = True
     keeps_running = True
+    folds = True
+
+    def is_of_single_channels(self, channels: int) -> bool:
+        return not self.spans_ranks
 
     def fixed(self, layer: nn.Module) -> Moments | None:
         return None if layer.training else layer.running
@@ -157,6 +167,7 @@ class Frozen(Pool):
     """
 
     keeps_running = True
+    folds = True
 
     def prepare(self, layer: nn.Module) -> None:
         for name in ('weight', 'bias') if layer.affine else ():
@@ -185,6 +196,7 @@ class Sync(Batch):
     def pool(self, moments: Moments) -> Moments:
         if not self.spans_ranks:
             return average(moments, dim=0)
+        refuse_torch_func("norm 'syncbn' over several ranks")
         samples, channels = moments.mean.shape
         if samples:
             mean, var, count = average(moments, dim=0)
@@ -239,6 +251,9 @@ class BatchGroup(Batch):
 
     groups: int
 
+    def is_of_single_channels(self, channels: int) -> bool:
+        return self.groups == channels
+
     def pool(self, moments: Moments) -> Moments:
         return by_groups(average(moments, dim=0), self.groups)
 
@@ -258,11 +273,11 @@ class Renorm(Batch):
         max_r = 1 + 2 * ((step - 5_000) / 35_000).clamp(0, 1)
         max_d = 5 * ((step - 5_000) / 20_000).clamp(0, 1)
         mean, var, _ = layer.running
-        std, running_std = (pooled.var + layer.eps).sqrt(), (var + layer.eps).sqrt()
+        std, running_std = (pooled.var + layer.epsilon).sqrt(), (var + layer.epsilon).sqrt()
         r = (std.detach() / running_std).clamp(1 / max_r, max_r)
         d = ((pooled.mean.detach() - mean) / running_std).clamp(-max_d, max_d)
         std = std / r
-        return Moments(pooled.mean - d * std, std.square() - layer.eps, pooled.count)
+        return Moments(pooled.mean - d * std, std.square() - layer.epsilon, pooled.count)
 
 
 @dataclass(frozen=True)
@@ -301,6 +316,7 @@ class MovingAverage(Batch):
         return uncentred(average(moments, dim=0))
 
     def correct(self, pooled: Moments, layer: nn.Module) -> Moments:
+        refuse_torch_func("the averages over steps of norm 'mabn'")
         if torch.jit.is_tracing():
             raise UserError('mabn: its gradient is not traced in training; call eval() first')
         moment = _AveragedOverSteps.apply(pooled.var, layer)
@@ -355,10 +371,14 @@ class Mix(Pool):
     def prepare(self, layer: nn.Module) -> None:
         self.first.prepare(layer)
         self.second.prepare(layer)
-        layer.alpha_logit = nn.Parameter(torch.zeros(layer.num_features * self.per_channel or ()))
+        size = layer.num_features if self.per_channel else 1  # FSDP2 shards no scalars
+        layer.alpha_logit = nn.Parameter(torch.zeros(size))
 
     def is_of_single_maps(self, channels: int) -> bool:
         return all(part.is_of_single_maps(channels) for part in (self.first, self.second))
+
+    def is_of_single_channels(self, channels: int) -> bool:
+        return all(part.is_of_single_channels(channels) for part in (self.first, self.second))
 
     def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
         first, second = self.first(moments, layer), self.second(moments, layer)

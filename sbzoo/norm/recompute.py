@@ -163,7 +163,7 @@ def _as_function(module: nn.Module, output: Tensor) -> Function | None:
     if not any(forward is kind.forward for kind in CHEAP):
         return None
     if module.training and isinstance(module, Norm) and module.pool.uses_batch:
-        return recomputation(output)
+        return recomputation(output) if output.ndim == 4 else None
     if module.training and forward is _BatchNorm.forward:
         affine = dict(weight=module.weight, bias=module.bias, eps=module.eps)
         return partial(F.batch_norm, running_mean=None, running_var=None, training=True, **affine)

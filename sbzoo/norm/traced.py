@@ -33,18 +33,18 @@ def _evaluate(x: Tensor, layer: nn.Module) -> Tensor:
     pool, affine = layer.pool, (layer.weight, layer.bias)
     fixed = pool.fixed(layer)
     if fixed is not None:
-        return _batch_norm(x, fixed, *affine, layer.eps)
+        return _batch_norm(x, fixed, *affine, layer.epsilon)
     if isinstance(pool, Group) and pool.groups == layer.num_features:
-        return F.instance_norm(x, weight=affine[0], bias=affine[1], eps=layer.eps)
+        return F.instance_norm(x, weight=affine[0], bias=affine[1], eps=layer.epsilon)
     if isinstance(pool, Group):
-        return F.group_norm(x, pool.groups, *affine, layer.eps)
+        return F.group_norm(x, pool.groups, *affine, layer.epsilon)
     if isinstance(pool, InstanceBatch):
         return _instance_batch_norm(x, layer)
     mean, var = _statistics(x, pool, layer)
     scale = (
-        (var + layer.eps).rsqrt()
+        (var + layer.epsilon).rsqrt()
         if layer.weight is None
-        else (_maps(wide(layer.weight)) / (var + layer.eps).sqrt())
+        else (_maps(wide(layer.weight)) / (var + layer.epsilon).sqrt())
     )
     y = (wide(x) - mean) * scale
     return (y if layer.bias is None else y + _maps(wide(layer.bias))).to(x.dtype)
@@ -62,8 +62,8 @@ def _instance_batch_norm(x: Tensor, layer: nn.Module) -> Tensor:
         (None, None) if t is None else (t[:half], t[half:]) for t in (layer.weight, layer.bias)
     )
     of_batch = Moments(*(t[:, half:] for t in layer.running[:2]), 1)
-    first = F.instance_norm(x[:, :half], weight=weights[0], bias=biases[0], eps=layer.eps)
-    second = _batch_norm(x[:, half:], of_batch, weights[1], biases[1], layer.eps)
+    first = F.instance_norm(x[:, :half], weight=weights[0], bias=biases[0], eps=layer.epsilon)
+    second = _batch_norm(x[:, half:], of_batch, weights[1], biases[1], layer.epsilon)
     return torch.cat([first, second], 1)
 
 

@@ -22,7 +22,7 @@ def engine(layer: Norm, x: torch.Tensor) -> torch.Tensor:
     """The table path, also where the layer prefers a kernel of torch."""
     if isinstance(layer.pool, Batch) and not layer.training:
         return layer(x)
-    return normalize(x, layer.statistics, layer.eps, layer.weight, layer.bias)
+    return normalize(x, layer.statistics, layer.epsilon, layer.weight, layer.bias)
 
 
 def make(spec: str, channels: int = C) -> Norm:
@@ -39,7 +39,7 @@ def make(spec: str, channels: int = C) -> Norm:
 def reference(layer: Norm, x: torch.Tensor) -> torch.Tensor:
     """The same norm by its definition, over all pixels and without a table."""
     mean, var = _statistics(layer.pool, layer, x)
-    y = (x - mean) / (var + layer.eps).sqrt()
+    y = (x - mean) / (var + layer.epsilon).sqrt()
     return y * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
@@ -114,7 +114,7 @@ class Constant(Pool):
 
 def test_a_pool_need_not_look_at_its_table():
     layer, x = make('ln'), torch.randn(2, C, 3, 2, requires_grad=True)
-    layer.pool, layer.eps = Constant(), 0.0
+    layer.pool, layer.epsilon = Constant(), 0.0
     y = layer(x)
     torch.testing.assert_close(y, x * layer.weight[:, None, None] + layer.bias[:, None, None])
     (slope,) = torch.autograd.grad(y.sum(), x)
@@ -176,7 +176,7 @@ def test_batch_norm_at_batch_1_on_a_1x1_map_learns_nothing():
     layer = make('bn')
     x = torch.randn(1, C, 1, 1, requires_grad=True)
     y = layer(x)
-    scale = layer.eps**-0.5  # by which, as in torch's kernels, the rounding of x is multiplied
+    scale = layer.epsilon**-0.5  # by which, as in torch's kernels, the rounding of x is multiplied
     torch.testing.assert_close(y, layer.bias.view(1, C, 1, 1), atol=scale * 1e-6, rtol=0)
     y.backward(torch.randn_like(y))
     assert x.grad.abs().max() <= scale * 1e-6
@@ -258,19 +258,30 @@ def test_unknown_spec_lists_the_known(spec):
     assert all(entry.spec in str(error.value) for entry in NORMS)
 
 
-@pytest.mark.parametrize('shape', [(2, C), (2, C, 5), (2, C, 5, 5, 5), (C, 5, 5), (2, C + 1, 5, 5)])
-@pytest.mark.parametrize('spec', ['gn4', 'bn', 'fbn', 'frn'])
-def test_what_is_no_batch_of_images_is_refused(spec, shape):
-    message = rf"norm '{spec}' of {re.escape(str(list(shape)))}: .*\[N, {C}, H, W\]"
-    for training in (True, False):
-        with pytest.raises(UserError, match=message):
-            Norm(C, spec).train(training)(torch.randn(shape))
-
-
 def test_no_momentum_is_refused():
     with pytest.raises(UserError, match="'hybrid', momentum=None: a number from 0 to 1"):
         Norm(C, 'hybrid', momentum=None)
     assert convert_norm(nn.BatchNorm2d(C, momentum=None), 'hybrid').model.momentum == 0.1
+
+
+def test_alpha_is_a_vector_for_fsdp_and_loads_from_a_scalar():
+    layer = Norm(C, 'hybrid')
+    assert layer.alpha_logit.shape == (1,)
+    assert layer.alpha.shape == ()
+    saved = {**layer.state_dict(), 'alpha_logit': torch.tensor(0.7)}  # up to version 0.5
+    for model, prefix in ((layer, ''), (nn.Sequential(Norm(C, 'hybrid')), '0.')):
+        model.load_state_dict({prefix + key: value for key, value in saved.items()}, strict=True)
+        torch.testing.assert_close(model.get_parameter(f'{prefix}alpha_logit').item(), 0.7)
+    assert Norm(C, 'hybrid(bn,ln,channel)').alpha.shape == (C,)
+
+
+def test_other_libraries_exempt_norms_from_weight_decay():
+    """By the class in ultralytics, by the number of dimensions in timm."""
+    known = tuple(kind for name, kind in vars(nn).items() if 'Norm' in name)
+    for entry in NORMS:
+        layer = Norm(C, re.sub(r'N$', '2', entry.spec.partition('[')[0]))
+        assert isinstance(layer, known)
+        assert all(p.ndim == 1 for p in layer.parameters())
 
 
 def test_specs_build():

@@ -84,7 +84,7 @@ def of_pixels(norm: Norm, x: Tensor) -> Tensor:
     if norm.spec == 'bgn4':
         pixels = pixels.unflatten(0, (4, 2)).flatten(1).repeat_interleave(2, 0)
     var, mean = torch.var_mean(pixels, 1, correction=0)
-    y = (x - mean[:, None, None]) / (var[:, None, None] + norm.eps).sqrt()
+    y = (x - mean[:, None, None]) / (var[:, None, None] + norm.epsilon).sqrt()
     y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
     norm.running_mean.lerp_(mean.detach(), 0.1)
     unbiased = var * pixels.shape[1] / (pixels.shape[1] - 1)

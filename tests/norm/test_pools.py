@@ -57,7 +57,7 @@ def assert_same(ours, theirs, *inputs):
 
 
 def normalised(layer, x, mean, var):
-    return maps(layer.weight) * (x - mean) / (var + layer.eps).sqrt() + maps(layer.bias)
+    return maps(layer.weight) * (x - mean) / (var + layer.epsilon).sqrt() + maps(layer.bias)
 
 
 def batch_moments(x):
@@ -185,9 +185,9 @@ def test_renorm_equals_its_paper(step):
     max_r = {5_000: 1, 20_000: 1 + 2 * 15 / 35, 100_000: 3}[step]
     max_d = {5_000: 0, 20_000: 5 * 15 / 20, 100_000: 5}[step]
     running_mean = maps(layer.running_mean.clone())
-    running_std = maps(layer.running_var + layer.eps).sqrt()
+    running_std = maps(layer.running_var + layer.epsilon).sqrt()
     mean, var = batch_moments(x)
-    std = (var + layer.eps).sqrt()
+    std = (var + layer.epsilon).sqrt()
     r = (std / running_std).detach().clamp(1 / max_r, max_r)
     d = ((mean - running_mean) / running_std).detach().clamp(-max_d, max_d)
     expected = ((x - mean) / std * r + d) * maps(layer.weight) + maps(layer.bias)
@@ -207,7 +207,7 @@ def test_moving_average_batch_norm_averages_both_passes_over_the_last_steps():
         moments.append(x.detach().square().mean((0, 2, 3)))
         moment = torch.stack(moments[-layer.pool.STEPS :]).mean(0)
         r = (moment / running).sqrt().clamp(1 / 1.05, 1.05)
-        inverse = (moment / r.square() + layer.eps).rsqrt()
+        inverse = (moment / r.square() + layer.epsilon).rsqrt()
         whitened = x.detach() * maps(inverse)
         d_whitened = grad * maps(layer.weight)
         slopes.append((d_whitened * whitened).sum((0, 2, 3)) * -0.5 * (inverse / r).square())
