@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from sbzoo.errors import UserError
 from sbzoo.norm import supported
 from sbzoo.norm.layers import Norm
+from sbzoo.norm.moments import along_channels
 from sbzoo.norm.padding import without_padding
 from sbzoo.norm.precise_bn import Forward, RunningMoments, parts_of, set_running, tracks_running
 
@@ -148,7 +149,7 @@ class _Layer:
         self.scale.copy_(scale)
         self.shift.copy_(self.target.mean - scale * self.bare.mean)
         self.near_constant = int(near_constant.sum())
-        y = bare * self.scale[:, None, None] + self.shift[:, None, None]
+        y = bare * along_channels(self.scale, bare) + along_channels(self.shift, bare)
         return without_padding(y, norm.pictures_in(y)) if isinstance(norm, Norm) else y
 
 
@@ -182,7 +183,7 @@ def _behind_new_weights(model: nn.Module, originals: dict[str, nn.Module]) -> se
             for key, conv in parent.named_children()
             if supported.is_standardised(conv) and not supported.is_standardised(was.get(key))
         }
-        norms = (m for m in parent.children() if supported.is_for_images(type(m)))
+        norms = (m for m in parent.children() if supported.is_of_maps(type(m)))
         found |= {m for m in norms if supported.channels(m) in widths}
     return found
 
@@ -241,7 +242,7 @@ def _errors(layers: list[_Layer], runs: Iterable) -> dict[_Layer, float]:
         original = expected[layer].pop(0)
         layer.target.add_pictures(layer.norm, original)
         if original.shape == y.shape:
-            mean = layer.target.mean.to(y)[:, None, None]
+            mean = along_channels(layer.target.mean.to(y), y)
             for ours, theirs in zip(*(parts_of(layer.norm, x) for x in (y, original)), strict=True):
                 gaps = torch.stack([ours - theirs, theirs - mean])
                 sums[layer] += gaps.square().flatten(1).sum(1).cpu()

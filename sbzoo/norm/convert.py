@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sbzoo.errors import UserError
 from sbzoo.norm import supported
-from sbzoo.norm.layers import Norm, build_norm, norm_cfg
+from sbzoo.norm.folding import keep_unfolded
+from sbzoo.norm.layers import Norm, norm_cfg
 from sbzoo.norm.spec import parse, split_spec
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
@@ -21,6 +24,8 @@ CARRIED = {  # the names of the same tensor here and elsewhere
     'threshold': ('threshold', 'tau'),
     'gate': ('gate', 'v'),
 }
+BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+EPS = 1e-5  # of frozen batch norms that have theirs in the code
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,16 @@ def _grouped(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
 def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conversion:
     """Replace the normalization layers of any model by those that `spec` names, in place.
 
-    Batch, sync, frozen, instance and group norms of images are replaced, and filter response norms
-    and EvoNorms. Weight and bias stay the same tensors under the same keys; eps, dtype, device,
-    mode and `requires_grad` stay too (what was frozen is frozen), and running statistics where
-    both norms have them. The activation and the dropout that are part of timm's norms go on being
-    applied. A layer in two places stays shared. Per-pixel norms (ConvNeXt) and norms of other
-    shapes are kept; the record says why.
+    Batch, sync, frozen, instance and group norms of vectors, sequences, images and volumes are
+    replaced, and filter response norms and EvoNorms. Weight and bias stay the same tensors under
+    the same keys; eps, dtype, device, mode and `requires_grad` stay too (what was frozen is
+    frozen), and running statistics where both norms have them. The activation and the dropout that
+    are part of timm's norms go on being applied. A layer in two places stays shared.
+
+    Kept, with the reason in the record: per-pixel norms (ConvNeXt); subclasses with a forward or
+    with tensors of their own, whose work would be lost; norms whose weights are computed
+    (parametrized, pruned). A norm that becomes batch norm, and does not say for which rank, has the
+    rank of the convolutions beside it, or else takes vectors and sequences beside linear layers.
 
     A second call replaces nothing. The state dict of the result loads strictly into the same model
     converted the same way.
@@ -122,7 +131,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             reason = 'frozen'
         if reason:
             record.left.append(Left(name, type(norm).__name__, reason))
-        elif not (isinstance(norm, nn.BatchNorm2d) if plain == 'bn' else _described(norm) == plain):
+        elif not _is(norm, plain):
             new_layers[norm] = _like(norm, plain, model)
             record.changed.append(_change(name, norm, new_layers[norm]))
     if standardise:
@@ -135,6 +144,7 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             elif not supported.is_standardised(conv):
                 record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
+    keep_unfolded(model)
     record.model = new_layers.get(model, model)
     return record
 
@@ -146,10 +156,19 @@ def _norms(model: nn.Module) -> dict[nn.Module, str]:
     return {norm: name for norm, name in norms.items() if norm not in parts}
 
 
+def _is(norm: nn.Module, spec: str) -> bool:
+    """Whether a norm is what `spec` names already."""
+    return (
+        isinstance(norm, tuple(BATCH_NORMS.values())) if spec == 'bn' else _described(norm) == spec
+    )
+
+
 def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     """The layer that `spec` names, with what `norm` has learned and what it does beside."""
     channels = supported.channels(norm)
-    settings = dict(eps=norm.eps, affine=getattr(norm, 'weight', None) is not None)
+    settings = dict(
+        eps=float(getattr(norm, 'eps', EPS)), affine=getattr(norm, 'weight', None) is not None
+    )
     if getattr(norm, 'momentum', None) is not None:
         settings['momentum'] = norm.momentum
     if spec != 'bn' and getattr(norm, 'count_padding', False):
@@ -159,12 +178,26 @@ def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
         act = nn.Identity()  # the new one takes its place
     if isinstance(act, nn.ReLU) and isinstance(drop, nn.Identity) and spec != 'bn':
         settings['relu'], act = True, nn.Identity()  # in the same pass
-    new = build_norm(spec, channels, **settings)
+    kind = BATCH_NORMS[_rank(norm, model)] if spec == 'bn' else partial(Norm, spec=spec)
+    new = kind(channels, **settings)
     if not (isinstance(drop, nn.Identity) and isinstance(act, nn.Identity)):
         new.drop, new.act = drop, act
         new.register_forward_hook(_drop_and_activate)
     _carry(norm, new, model)
     return new.train(norm.training)
+
+
+def _rank(norm: nn.Module, model: nn.Module) -> int:
+    """The rank of the maps of a norm: as its class says, or as the layers beside it have it."""
+    if known := supported.rank(type(norm)):
+        return known
+    around = [parent for parent in model.modules() if norm in set(parent.modules())]
+    for parent in sorted(around, key=lambda parent: sum(1 for _ in parent.modules())):
+        layers = list(parent.modules())
+        ranks = [len(layer.kernel_size) for layer in layers if isinstance(layer, _ConvNd)]
+        if ranks or any(isinstance(layer, nn.Linear) for layer in layers):
+            return max(ranks, default=1)
+    return 2
 
 
 def _drop_and_activate(norm: nn.Module, args: tuple, y: Tensor) -> Tensor:

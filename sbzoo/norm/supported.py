@@ -1,7 +1,8 @@
 """Which layers of which libraries are norms, and which of them `convert_norm` can replace.
 
 Layers are known by the name of their class or of a base, so that torch alone is needed: a
-layer of timm, torchvision, mmcv or detectron2 is what it is called there.
+layer of timm, torchvision, mmcv or detectron2 is what it is called there. What computes its
+output by code of anybody else may do more than its base, and is left.
 """
 
 from __future__ import annotations
@@ -13,31 +14,48 @@ import torch
 from torch import Tensor, nn
 
 from sbzoo.norm.layers import Norm
+from sbzoo.norm.moments import along_channels
 
-IMAGE_NORMS = (
-    r'(Frozen)?BatchNorm(Act)?2d|SyncBatchNorm|_BatchNormXd|InstanceNorm2d|GroupNorm'
+BUFFERS = {'weight', 'bias', 'running_mean', 'running_var'}
+FROZEN = r'.*FrozenBatchNorm(Act)?2d'  # DETR's, and each of its descendants' in transformers
+NORMS = (
+    r'BatchNorm[123]d|SyncBatchNorm|_BatchNormXd|InstanceNorm[123]d|GroupNorm'
     r'|FilterResponseNorm(Act|Tlu)2d|EvoNorm2d[BS]\d'
 )
 KEPT = {
     r'(Layer|RMS|Rms|Simple|L2)Norm.*': 'per pixel or token, so not of the moments of maps',
-    r'(Batch|Instance)Norm1d': 'for vectors or sequences, not images',
-    r'(Batch|Instance)Norm3d': 'for volumes, not images',
     r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
 }
+KNOWN = ('torch', 'torchvision', 'timm', 'mmcv', 'mmengine', 'mmdet', 'detectron2', 'sbzoo')
+TENSORS = r'(weight|bias|running_mean|running_var|num_batches_tracked|tau|v)|(act|drop)\..*'
 STANDARDISED = r'ConvA?WS2d|(Scaled)?StdConv2d(Same)?'
 NO_STATISTICS = 'scales and shifts alone, as EvoNorm does without its activation'
 UNKNOWN = 'a kind of norm that is not known here'
+OWN_FORWARD = 'a forward of its own, which may do more than normalise'
+OWN_TENSORS = 'parameters or buffers of its own'
+COMPUTED = 'its weight or bias is computed (parametrized, pruned, weight norm)'
+
+
+def is_of_maps(kind: type) -> bool:
+    """Whether a class is a norm of [N, C, *] with a weight and a bias per channel."""
+    return issubclass(kind, Norm) or _is_called(kind, NORMS) or _is_called(kind, FROZEN)
 
 
 def is_for_images(kind: type) -> bool:
-    """Whether a class is a norm of images [N, C, H, W] with a weight and a bias per channel."""
-    return issubclass(kind, Norm) or _is_called(kind, IMAGE_NORMS)
+    """Whether a class is such a norm, and takes images [N, C, H, W]."""
+    return is_of_maps(kind) and rank(kind) in (2, None)
+
+
+def rank(kind: type) -> int | None:
+    """The rank of the maps of a norm, 2 for images; None if it takes any or does not say."""
+    found = (re.search(r'([123])d', cls.__name__) for cls in kind.__mro__)
+    return None if issubclass(kind, Norm) else next((int(m[1]) for m in found if m), None)
 
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a layer is a norm of features, be it one that can be replaced or not."""
     kind = type(module)
-    if is_for_images(kind) or any(_is_called(kind, name) for name in KEPT):
+    if is_of_maps(kind) or any(_is_called(kind, name) for name in KEPT):
         return True
     if any(True for _ in module.children()):
         return False
@@ -52,9 +70,43 @@ def reason_to_leave(norm: nn.Module) -> str | None:
     for name, reason in KEPT.items():
         if _is_called(kind, name):
             return reason
-    if not is_for_images(kind):
+    if not is_of_maps(kind):
         return UNKNOWN
+    if _has_computed(norm):
+        return COMPUTED
+    if _has_own_tensors(norm):
+        return OWN_TENSORS
+    if _has_own_forward(norm):
+        return OWN_FORWARD
     return NO_STATISTICS if _is_called(kind, 'EvoNorm.*') and not norm.apply_act else None
+
+
+def _has_computed(norm: nn.Module) -> bool:
+    """Whether a weight or a bias is neither a parameter nor a buffer: a hook or property makes it.
+
+    In its place, parametrizations, pruning and weight norm keep others, which train.
+    """
+    own = norm._parameters.keys() | norm._buffers.keys()
+    return any(getattr(norm, n, None) is not None and n not in own for n in ('weight', 'bias'))
+
+
+def _has_own_tensors(norm: nn.Module) -> bool:
+    names = (name for name, _ in chain(norm.named_parameters(), norm.named_buffers()))
+    return not isinstance(norm, Norm) and not all(re.fullmatch(TENSORS, name) for name in names)
+
+
+def _has_own_forward(norm: nn.Module) -> bool:
+    """Whether its output is computed by other code than that of a library known here.
+
+    Frozen batch norm is written anew in every repository, and is known by its four buffers.
+    """
+    kind = type(norm)
+    author = next(cls for cls in kind.__mro__ if 'forward' in vars(cls))
+    if 'forward' in vars(norm):
+        return True
+    if _is_called(author, FROZEN):
+        return bool(norm._parameters) or not norm._buffers.keys() >= BUFFERS
+    return author.__module__.partition('.')[0] not in KNOWN
 
 
 def is_standardised(module: nn.Module | None) -> bool:
@@ -69,7 +121,7 @@ def is_frozen(norm: nn.Module) -> bool:
 
 
 def channels(norm: nn.Module) -> int:
-    """The number of channels of a norm of images."""
+    """The number of channels of a norm of maps."""
     counts = (getattr(norm, name, None) for name in ('num_features', 'num_channels'))
     return next(filter(None, counts), None) or norm.weight.numel()
 
@@ -103,8 +155,8 @@ class Threshold(nn.Module):
         self.tau = tau  # [C]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Threshold x [N, C, H, W]."""
-        return torch.maximum(x, self.tau.to(x.dtype)[:, None, None])
+        """Threshold x [N, C, *]."""
+        return torch.maximum(x, along_channels(self.tau.to(x.dtype), x))
 
 
 def _is_called(kind: type, pattern: str) -> bool:

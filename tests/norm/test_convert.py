@@ -22,6 +22,7 @@ from timm.layers import (
 )
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from sbzoo import UserError, convert_norm
@@ -102,6 +103,151 @@ def test_alpha_at_one_is_the_batch_norm_that_was_replaced():
     torch.testing.assert_close(hybrid(x), expected)
 
 
+class BatchNormReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class GroupNormActivation(nn.GroupNorm):
+    """As that of transformers' BiT."""
+
+    def __init__(self, groups, channels):
+        super().__init__(groups, channels)
+        self.activation = nn.ReLU()
+
+    def forward(self, x):
+        return self.activation(super().forward(x))
+
+
+class ConditionalNorm(nn.InstanceNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.embed = nn.Embedding(3, channels)
+
+
+class BatchNorm2d(nn.Module):
+    """Called as torch's, by somebody else."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.bn(x).tanh()
+
+
+class SlowNorm(Norm):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+def patched() -> nn.Module:
+    norm = nn.BatchNorm2d(8)
+    norm.forward = lambda x: x
+    return norm
+
+
+@pytest.mark.parametrize(
+    ('layer', 'reason'),
+    [
+        (BatchNormReLU(8), 'forward of its own'),
+        (GroupNormActivation(2, 8), 'forward of its own'),
+        (SlowNorm(8, 'ln'), 'forward of its own'),
+        (patched(), 'forward of its own'),
+        (BatchNorm2d(8), 'buffers of its own'),
+        (ConditionalNorm(8), 'parameters or buffers of its own'),
+        (timm.layers.SplitBatchNorm2d(8), 'parameters or buffers of its own'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize('spec', ['gn2', 'bn'])
+def test_what_does_more_than_its_base_is_left(layer, reason, spec):
+    record = convert_norm(nn.Sequential(layer, nn.BatchNorm1d(8)), spec)
+    assert record.model[0] is layer
+    assert [left.name for left in record.left] == ['0']
+    assert reason in record.left[0].reason
+
+
+class TwoGroups(nn.GroupNorm):
+    """As PoolFormerGroupNorm of transformers: another constructor alone."""
+
+    def __init__(self, channels):
+        super().__init__(2, channels)
+
+
+@pytest.mark.parametrize(
+    'build', [lambda: TwoGroups(8), lambda: timm.layers.GroupNorm1(8)], ids=name_of
+)
+def test_what_is_its_base_by_another_name_is_replaced(build):
+    model = nn.Sequential(build())
+    assert not convert_norm(model, 'gn4').left
+    assert model[0].spec == 'gn4'
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.BatchNorm2d(8), 'weight', amount=0.5)
+
+
+def weight_normed() -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.GroupNorm(2, 8), dim=None)
+
+
+def parametrized() -> nn.Module:
+    norm = Norm(8, 'hybrid')
+    nn.utils.parametrize.register_parametrization(norm, 'bias', nn.Softplus())
+    return norm
+
+
+@pytest.mark.parametrize('build', [pruned, weight_normed, parametrized])
+def test_computed_weights_are_left_to_train(build):
+    model = nn.Sequential(build())
+    norm, names = model[0], [name for name, _ in model.named_parameters()]
+    record = convert_norm(model, 'ln')
+    assert model[0] is norm
+    assert [name for name, _ in model.named_parameters()] == names
+    assert 'is computed' in record.left[0].reason
+
+
+def frozen_batch_norm(name: str, eps: float | None = None) -> nn.Module:
+    """As in the repository of DETR, and under a name of its own in each of its descendants."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        for key in ('weight', 'bias', 'running_mean', 'running_var'):
+            self.register_buffer(key, torch.rand(8) + 0.5)
+        if eps is not None:
+            self.eps = eps
+
+    def forward(self, x):
+        scale = self.weight * (self.running_var + (eps or 1e-5)).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    return type(name, (nn.Module,), dict(__init__=__init__, forward=forward))()
+
+
+@pytest.mark.parametrize('name', ['FrozenBatchNorm2d', 'RTDetrFrozenBatchNorm2d'])
+@pytest.mark.parametrize('eps', [None, 1e-2])
+def test_frozen_batch_norm_is_known_by_its_buffers(name, eps):
+    norm, x = frozen_batch_norm(name, eps), torch.randn(2, 8, 4, 4)
+    expected = norm(x)
+    record = convert_norm(norm, 'fbn')
+    torch.testing.assert_close(record.model(x), expected)
+    torch.testing.assert_close(convert_norm(record.model, 'bn').model.eval()(x), expected)
+    grouped = convert_norm(frozen_batch_norm(name, eps), 'gn2').model
+    own = F.group_norm(x, 2, grouped.weight, grouped.bias, eps or 1e-5)
+    torch.testing.assert_close(grouped(x), own)
+
+
+def test_frozen_batch_norm_with_more_than_four_buffers_is_left():
+    norm = frozen_batch_norm('FrozenBatchNorm2d')
+    norm.register_buffer('mask', torch.ones(8))
+    assert 'buffers of its own' in convert_norm(norm, 'gn').left[0].reason
+    norm = frozen_batch_norm('FrozenBatchNorm2d')
+    del norm.running_var
+    assert 'forward of its own' in convert_norm(norm, 'gn').left[0].reason
+
+
 def test_frozen_batch_norm_keeps_its_weights_frozen():
     norm = convert_norm(randomised(FrozenBatchNorm2d(8)), 'gn4').model
     assert [p.requires_grad for p in norm.parameters()] == [False, False]
@@ -169,8 +315,6 @@ def test_convolutions_shared_over_levels_stay_shared_with_a_norm_for_each():
         (timm.layers.LayerNormAct2d(8), 'per pixel'),
         (timm.layers.RmsNorm2d(8), 'per pixel'),
         (nn.RMSNorm(8), 'per pixel'),
-        (nn.BatchNorm1d(8), 'vectors'),
-        (nn.BatchNorm3d(8), 'volumes'),
         (nn.LazyBatchNorm2d(), 'lazy'),
         (EvoNorm2dB0(8, apply_act=False), 'scales and shifts'),
     ],
