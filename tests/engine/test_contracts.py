@@ -1,5 +1,7 @@
 """What MMDetection, mmcv and mmengine expect of a norm layer."""
 
+import copy
+
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn, is_norm
@@ -137,6 +139,29 @@ def test_alpha_has_its_own_learning_rate_and_no_decay_unasked(kwargs):
                 assert group['weight_decay'] == 0
             elif not kwargs:
                 assert (group['lr'], group['weight_decay']) == (0.1, 0.01)
+
+
+@pytest.mark.parametrize('optimizer', [dict(type='SGD', lr=0.1, momentum=0.9), dict(type='AdamW')])
+def test_an_optimizer_saved_with_a_scalar_alpha_goes_on(optimizer):
+    """As up to version 0.5."""
+    x = torch.randn(2, 3, 8, 8)
+    runs = []
+    for _ in range(2):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), Norm(8, 'hybrid'))
+        runs.append((model, build_optim_wrapper(model, dict(optimizer=optimizer))))
+    (model, wrapper), (resumed, other) = runs
+    wrapper.update_params(model(x).square().mean())
+    weights, state = copy.deepcopy((model.state_dict(), wrapper.state_dict()))
+    weights['1.alpha_logit'].squeeze_()
+    moments = [t for each in state['state'].values() for t in each.values() if t.shape == (1,)]
+    assert moments
+    for moment in moments:
+        moment.squeeze_()
+    resumed.load_state_dict(weights)
+    other.load_state_dict(state)
+    for each, optim_wrapper in runs:
+        optim_wrapper.update_params(each(x).square().mean())
+    torch.testing.assert_close(resumed.state_dict(), model.state_dict())
 
 
 def test_a_model_without_hybrid_norms_is_optimised_as_by_mmengine():
