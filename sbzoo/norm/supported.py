@@ -27,7 +27,10 @@ KEPT = {
     r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
 }
 KNOWN = ('torch', 'torchvision', 'timm', 'mmcv', 'mmengine', 'mmdet', 'detectron2', 'sbzoo')
-TENSORS = r'(weight|bias|running_mean|running_var|num_batches_tracked|tau|v)|(act|drop)\..*'
+TENSORS = (
+    r'weight|bias|running_mean|running_var|num_batches_tracked|tau|v|(act|drop)\..*'
+    r'|threshold|gate|(alpha|past)_\w+|(mean|var)_logits'
+)
 STANDARDISED = r'ConvA?WS2d|(Scaled)?StdConv2d(Same)?'
 NO_STATISTICS = 'scales and shifts alone, as EvoNorm does without its activation'
 UNKNOWN = 'a kind of norm that is not known here'
@@ -92,7 +95,7 @@ def _has_computed(norm: nn.Module) -> bool:
 
 def _has_own_tensors(norm: nn.Module) -> bool:
     names = (name for name, _ in chain(norm.named_parameters(), norm.named_buffers()))
-    return not isinstance(norm, Norm) and not all(re.fullmatch(TENSORS, name) for name in names)
+    return not all(re.fullmatch(TENSORS, name) for name in names)
 
 
 def _has_own_forward(norm: nn.Module) -> bool:

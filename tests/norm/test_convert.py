@@ -141,6 +141,12 @@ class SlowNorm(Norm):
         return super().forward(x) / 2
 
 
+class TemperedNorm(Norm):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
 def patched() -> nn.Module:
     norm = nn.BatchNorm2d(8)
     norm.forward = lambda x: x
@@ -155,6 +161,7 @@ def patched() -> nn.Module:
         (SlowNorm(8, 'ln'), 'forward of its own'),
         (patched(), 'forward of its own'),
         (BatchNorm2d(8), 'buffers of its own'),
+        (TemperedNorm(8, 'hybrid'), 'parameters or buffers of its own'),
         (ConditionalNorm(8), 'parameters or buffers of its own'),
         (timm.layers.SplitBatchNorm2d(8), 'parameters or buffers of its own'),
     ],
@@ -175,8 +182,21 @@ class TwoGroups(nn.GroupNorm):
         super().__init__(2, channels)
 
 
+class OtherName(Norm):
+    """A norm of sbzoo by another name."""
+
+
 @pytest.mark.parametrize(
-    'build', [lambda: TwoGroups(8), lambda: timm.layers.GroupNorm1(8)], ids=name_of
+    'build',
+    [
+        lambda: TwoGroups(8),
+        lambda: timm.layers.GroupNorm1(8),
+        *(
+            lambda spec=spec: OtherName(8, spec)
+            for spec in ('hybrid', 'sn', 'mabn', 'frn', 'evos0')
+        ),
+    ],
+    ids=lambda build: str(build()),
 )
 def test_what_is_its_base_by_another_name_is_replaced(build):
     model = nn.Sequential(build())
