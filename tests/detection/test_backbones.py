@@ -494,5 +494,5 @@ def test_published_checkpoints_pass_for_ours(tmp_path):
     torch.save(dict(state_dict=native().state_dict()), path)
     weights = load(path)['state_dict']
     check_fit(path, weights, NormResNet('gn', depth=18, **SMALL))
-    with pytest.raises(UserError, match='of another model'):
+    with pytest.raises(UserError, match='with another norm'):
         check_fit(path, weights, NormResNet('hybrid', depth=18, **SMALL))
