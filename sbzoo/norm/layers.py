@@ -130,12 +130,21 @@ class Norm(nn.InstanceNorm2d):
             UserError: Not such maps, or statistics are of single values: instance norm of 1x1
                 maps, say.
         """
-        if isinstance(x, Proxy):  # torch.fx traces around a norm, as around those of torch
-            return x.tracer.create_proxy('call_module', x.tracer.path_of_module(self), (x,), {})
+        if isinstance(x, Proxy):
+            return self._traced_around(x)
         self._check(x)
         if x.ndim == 4:
             return self._normalize(x, self.pictures_in(x))
         return self._normalize(as_images(x)).view(x.shape)
+
+    def _traced_around(self, x: Proxy) -> Proxy:
+        """A call of this layer in a graph of torch.fx, as of the layers of torch."""
+        name = x.tracer.path_of_module(self)
+        if not name:
+            raise UserError(
+                f'norm {self.spec!r}: torch.fx traces models of norms, not one by itself'
+            )
+        return x.tracer.create_proxy('call_module', name, (x,), {})
 
     def _normalize(self, x: Tensor, pictures: Pictures | None = None) -> Tensor:
         """Normalise images x [N, C, H, W]."""

@@ -111,6 +111,11 @@ def test_fx_traces_around_a_norm(spec):
         )
 
 
+def test_fx_of_a_norm_alone_is_refused():
+    with pytest.raises(UserError, match=r"norm 'gn4': torch\.fx traces models of norms"):
+        torch.fx.symbolic_trace(Norm(C, 'gn4'))
+
+
 @pytest.mark.parametrize('shape', [(2, C), (2, C, 5, 4), (2, C, 3, 5, 4)])
 @pytest.mark.parametrize('spec', ['gn4', 'hybrid'])
 def test_exported_it_takes_other_images(spec, shape):
@@ -126,6 +131,14 @@ def mesh(tmp_path):
     dist.init_process_group('gloo', init_method=f'file://{tmp_path}/ranks', rank=0, world_size=1)
     yield init_device_mesh('cpu', (1,))
     dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # that an empty batch is looked for
+@pytest.mark.parametrize('shape', [(2, C, 7), (2, C, 3, 5, 4)])
+def test_traced_it_takes_other_maps_of_its_rank(shape):
+    model = nn.Sequential(Norm(C, 'hybrid')).eval()
+    traced, x = torch.jit.trace(model, torch.randn(shape)), torch.randn(5, C, *[9] * len(shape[2:]))
+    torch.testing.assert_close(traced(x), model(x))
 
 
 def test_fsdp2_shards_and_trains_norms(mesh):
