@@ -11,7 +11,7 @@ from sbzoo.paths import command
 from sbzoo.tools import cli
 
 TOOLS = (
-    *('train', 'test', 'predict', 'generate', 'convert'),
+    *('train', 'test', 'predict', 'generate', 'export', 'convert'),
     *('data', 'fid', 'cards', 'publish', 'report', 'run'),
 )
 DEBUG = 'show tracebacks and warnings'

@@ -13,10 +13,17 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 from sbzoo import plugin
 from sbzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from sbzoo.zoo.load import Detector, Generator, Translator
+
+    Model = Detector | Generator | Translator
 
 EXIT_ERROR, EXIT_UNREAD = 1, 141
 EXIT_SIGNAL = 128  # and the number of the signal
@@ -152,6 +159,51 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'config', help='a config file, or mmdet::FOLDER/FILE.py or sbzoo::FILE.py of the package'
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a trained model; see `load_model`."""
+    add = parser.add_argument
+    add('config', nargs='?', help='a config file; or, alone, a work directory or card://NAME')
+    add('checkpoint', nargs='?', help='of the config: a file, card://NAME, hf:// or https://')
+    add('--card', metavar='NAME', help='a model card instead; `sbzoo cards` lists them')
+    add('--classes', nargs='+', metavar='NAME', help='where config and checkpoint name none')
+
+
+def load_model(args: argparse.Namespace, device: str | None) -> Model:
+    """The model that the options of `add_model` name.
+
+    Raises:
+        UserError: They name none, or it cannot be loaded.
+    """
+    from sbzoo.checkpoint.resolve import CARD
+    from sbzoo.zoo import load as zoo
+
+    is_alone = args.config and not args.checkpoint and not args.config.endswith('.py')
+    if bool(args.card) == bool(args.config) or not (args.card or args.checkpoint or is_alone):
+        raise UserError('give a config and a checkpoint, a work directory, or --card NAME')
+    if args.checkpoint:
+        return _of_config(args, device)
+    if args.classes:
+        raise UserError('--classes: cards and work directories have names of their own')
+    if args.card or args.config.startswith(CARD):
+        return zoo.load(f'{CARD}{args.card}' if args.card else args.config, device)
+    return zoo.load(Path(args.config), device)
+
+
+def _of_config(args: argparse.Namespace, device: str | None) -> Model:
+    from sbzoo.engine.options.config import load_config
+    from sbzoo.engine.options.parts import leaf
+    from sbzoo.zoo.load import open_model
+
+    cfg, given = load_config(args.config), args.classes
+    if given:
+        leaf(cfg.train_dataloader.dataset).metainfo = dict(classes=given)
+    model = open_model(cfg, args.checkpoint, device=device)
+    if given and model.classes != tuple(given):
+        known = ', '.join(model.classes)
+        raise UserError(f'--classes: {args.checkpoint} names its classes itself: {known}')
+    return model
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

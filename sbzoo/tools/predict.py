@@ -26,10 +26,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the tool."""
+    cli.add_model(parser)
     add = parser.add_argument
-    add('config', nargs='?', help='a config file; or, alone, a work directory or card://NAME')
-    add('checkpoint', nargs='?', help='of the config: a file, card://NAME, hf:// or https://')
-    add('--card', metavar='NAME', help='a model card instead; `sbzoo cards` lists them')
     add(
         '--input',
         nargs='+',
@@ -41,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--score', type=float, default=0.3, help='detections below it are left out (0.3)')
     add('--batch', type=cli.positive_int, default=1, metavar='N', help='pictures at once (1)')
     add('--device', help='such as cpu or cuda:1 (the GPU, if there is one)')
-    add('--classes', nargs='+', metavar='NAME', help='where config and checkpoint name none')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -78,41 +75,14 @@ def load(args: argparse.Namespace) -> Detector:
     Raises:
         UserError: They name none, or a model of another kind.
     """
-    from sbzoo.checkpoint.resolve import CARD
     from sbzoo.errors import UserError
-    from sbzoo.zoo import load as zoo
+    from sbzoo.zoo.load import Detector
 
-    is_alone = args.config and not args.checkpoint and not args.config.endswith('.py')
-    if bool(args.card) == bool(args.config) or not (args.card or args.checkpoint or is_alone):
-        raise UserError('give a config and a checkpoint, a work directory, or --card NAME')
-    if args.checkpoint:
-        model = _of_config(args)
-    elif args.classes:
-        raise UserError('--classes: cards and work directories have names of their own')
-    elif args.card or args.config.startswith(CARD):
-        model = zoo.load(f'{CARD}{args.card}' if args.card else args.config, args.device)
-    else:
-        model = zoo.load(Path(args.config), args.device)
-    if not isinstance(model, zoo.Detector):
+    model = cli.load_model(args, args.device)
+    if not isinstance(model, Detector):
         raise UserError(
             f'{args.card or args.config}: a {type(model).__name__.lower()}, no detector'
         )
-    return model
-
-
-def _of_config(args: argparse.Namespace) -> Detector:
-    from sbzoo.engine.options.config import load_config
-    from sbzoo.engine.options.parts import leaf
-    from sbzoo.errors import UserError
-    from sbzoo.zoo.load import open_model
-
-    cfg, given = load_config(args.config), args.classes
-    if given:
-        leaf(cfg.train_dataloader.dataset).metainfo = dict(classes=given)
-    model = open_model(cfg, args.checkpoint, device=args.device)
-    if given and model.classes != tuple(given):
-        known = ', '.join(model.classes)
-        raise UserError(f'--classes: {args.checkpoint} names its classes itself: {known}')
     return model
 
 

@@ -95,10 +95,14 @@ class Detector:
         Raises:
             UserError: One of them is no image, or the model predicts no boxes.
         """
-        items = [self._pipeline(dict(img=_bgr(image), img_id=0)) for image in images]
+        items = [self.prepare(image) for image in images]
         with scope_of(self.model.cfg):
             samples = self.model.test_step(pseudo_collate(items))
         return [self._detections(sample, score) for sample in samples]
+
+    def prepare(self, image: Picture) -> dict:
+        """What the test pipeline makes of an image: `inputs` [3, h, w], BGR, and its sample."""
+        return self._pipeline(dict(img=_bgr(image), img_id=0))
 
     @cached_property
     def _pipeline(self) -> Compose:
@@ -159,10 +163,13 @@ class Translator:
         Raises:
             UserError: There is no such image, or these are no such pixels.
         """
-        square = center_crop(_rgb(image), self.image_size)
-        pixels = to_tensor(square)[None].to(self.model.data_preprocessor.device)
+        pixels = self.prepare(image)[None].to(self.model.data_preprocessor.device)
         inputs = to_plus_minus_one(pixels)
         return to_uint8(self.model.translate(inputs))[0].cpu()
+
+    def prepare(self, image: Picture) -> Tensor:
+        """An image as it is translated: its centre, uint8 [3, S, S]."""
+        return to_tensor(center_crop(_rgb(image), self.image_size))
 
 
 def load(source: str | Path, device: str | None = None) -> Detector | Generator | Translator:
@@ -216,11 +223,11 @@ def open_model(
             names of a detector's classes are not known.
     """
     model = load_model(cfg, reference, device)
+    model.cfg = cfg
     if isinstance(model, GAN):
         return Generator(found, model)
     if isinstance(model, AdversarialModel):
         return Translator(found, model, leaf(cfg.test_dataloader.dataset).image_size)
-    model.cfg = cfg
     return Detector(found, model, classes_of(model, reference))
 
 
