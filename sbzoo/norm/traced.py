@@ -15,7 +15,7 @@ from sbzoo.norm.kernels import reference
 from sbzoo.norm.moments import Moments, wide
 from sbzoo.norm.pools import Group, InstanceBatch, Mix, Pool
 
-Maps = tuple[Tensor, Tensor]  # mean and variance, broadcastable to images [N, C, H, W]
+Maps = tuple[Tensor, Tensor]  # broadcastable to images [N, C, H, W]
 
 
 def evaluate(x: Tensor, layer: nn.Module) -> Tensor:
@@ -40,12 +40,8 @@ def _evaluate(x: Tensor, layer: nn.Module) -> Tensor:
         return F.group_norm(x, pool.groups, *affine, layer.epsilon)
     if isinstance(pool, InstanceBatch):
         return _instance_batch_norm(x, layer)
-    mean, var = _statistics(x, pool, layer)
-    scale = (
-        (var + layer.epsilon).rsqrt()
-        if layer.weight is None
-        else (_maps(wide(layer.weight)) / (var + layer.epsilon).sqrt())
-    )
+    mean, var = _statistics(x, pool, layer, layer.epsilon)
+    scale = var.rsqrt() if layer.weight is None else _maps(wide(layer.weight)) / var.sqrt()
     y = (wide(x) - mean) * scale
     return (y if layer.bias is None else y + _maps(wide(layer.bias))).to(x.dtype)
 
@@ -67,20 +63,22 @@ def _instance_batch_norm(x: Tensor, layer: nn.Module) -> Tensor:
     return torch.cat([first, second], 1)
 
 
-def _statistics(x: Tensor, pool: Pool, layer: nn.Module) -> Maps:
+def _statistics(x: Tensor, pool: Pool, layer: nn.Module, eps: float) -> Maps:
+    """Mean, and variance with eps, which is added to what is constant if anything is."""
     fixed = pool.fixed(layer)
     if fixed is not None:
-        return _maps(fixed.mean[0]), _maps(fixed.var[0])
+        return _maps(fixed.mean[0]), _maps(fixed.var[0]) + eps
     if isinstance(pool, Mix):
-        first, second = (_statistics(x, part, layer) for part in (pool.first, pool.second))
+        (mean, var), other = (_statistics(x, p, layer, 0) for p in (pool.first, pool.second))
         alpha = _maps(layer.alpha)
-        return tuple(a * alpha + b * (1 - alpha) for a, b in zip(first, second, strict=True))
+        mean = mean * alpha + other[0] * (1 - alpha)
+        return mean, (var * alpha + eps) + other[1] * (1 - alpha)
     if isinstance(pool, Group) and pool.groups in (1, layer.num_features):
         over = (1, 2, 3) if pool.groups == 1 else (2, 3)
         mean = wide(x).mean(over, keepdim=True)
-        return mean, (wide(x) - mean).square().mean(over, keepdim=True)
-    pooled = pool(Moments(*reference.moments_within(x, None)), layer)
-    return tuple(table[:, :, None, None] for table in pooled[:2])
+        return mean, (wide(x) - mean).square().mean(over, keepdim=True) + eps
+    mean, var, _ = pool(Moments(*reference.moments_within(x, None)), layer)
+    return mean[:, :, None, None], var[:, :, None, None] + eps
 
 
 def _maps(table: Tensor) -> Tensor:

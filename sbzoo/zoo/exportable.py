@@ -58,13 +58,17 @@ class Detect(nn.Module):
         if self.has_rois:
             _check_head(model.roi_head)
             _without_branches(self.model)
+        else:  # what is below takes part to the end, so that something always does
+            config = self.model.bbox_head.test_cfg or {}
+            self.score, config['score_thr'] = config.get('score_thr', -1), -1
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Boxes, scores, labels and perhaps masks."""
         pixels, samples = self.normalize(image), [_sample(self.size)]
         if not self.has_rois:
             found = self.model.predict(pixels, samples, rescale=False)[0].pred_instances
-            return found.bboxes, found.scores, found.labels
+            kept = found.scores > self.score
+            return found.bboxes[kept], found.scores[kept], found.labels[kept]
         maps = self.model.extract_feat(pixels)
         (proposals,) = self.model.rpn_head.predict(maps, samples, rescale=False)
         return self._second_stage(maps, proposals, samples[0].metainfo)

@@ -13,7 +13,7 @@ from torch import nn
 
 from sbzoo import UserError
 
-NODES = {'gn4': 1, 'ln': 1, 'in': 1, 'ibn': 5, 'hybrid': 14, 'fbn': 1, 'bn': 1, 'mabn': 1}
+NODES = {'gn4': 1, 'ln': 1, 'in': 1, 'ibn': 5, 'hybrid': 13, 'fbn': 1, 'bn': 1, 'mabn': 1}
 
 
 @pytest.fixture(autouse=True)
