@@ -24,7 +24,8 @@ TREES = {
 DISTRIBUTIONS = dict(
     PIL='pillow', skimage='scikit-image', sklearn='scikit-learn', yaml='pyyaml'
 )  # whose names are not those of their modules
-ELSEWHERE = {'mmengine', 'mmcv', 'cv2', 'mmdet', 'triton'}  # an extra, and a part of torch's builds
+ELSEWHERE = {'mmengine', 'mmcv', 'cv2', 'mmdet', 'onnx', 'onnxruntime'}  # extras
+ELSEWHERE |= {'triton'}  # a part of torch's builds
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
