@@ -6,14 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from sbzoo.engine.peak_memory import GB
-from sbzoo.report.measurements import (
-    Measurement,
-    compared,
-    note,
-    padded_norms_of,
-    pivot,
-    three_digits,
-)
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import compared, note, padded_norms_of, pivot, three_digits
 from sbzoo.report.tables import Cell, ResultTable
 
 WALL, KERNELS = 'ms, forward and backward', 'ms of the GPU alone'

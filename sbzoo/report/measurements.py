@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sbzoo.engine.peak_memory import GB
-from sbzoo.errors import UserError
+from sbzoo.records import Measurement, read_measurements
 from sbzoo.report.tables import Cell, ResultTable, mean_std
 
 # Benchmarks whose files hold no training runs.
@@ -33,44 +32,7 @@ MEASURED = (
 OF_GPUS = 'gpu_*.jsonl'  # theirs, a file for each kind
 
 
-class Measurement(NamedTuple):
-    """A line of a benchmark's file: figures with all that they depend on.
-
-    Attributes:
-        row: What was measured.
-        figures: What came out; those of time in seconds or milliseconds, as their name says.
-        protocol: How it was measured.
-        machine: Its processor, cores, threads (those in use), system, and the GPU if one was used.
-    """
-
-    row: dict[str, Any]
-    figures: dict[str, float]
-    protocol: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    date: str
-    command: str
-
-    @property
-    def where(self) -> str:
-        """The machine in words."""
-        threads, cores = self.machine['threads'], self.machine['cores']
-        facts = f'{threads} of {cores} threads', self.machine['processor'], self.machine['system']
-        gpu = [self.machine['gpu']] if 'gpu' in self.machine else []
-        return ', '.join([*gpu, *facts])
-
-
 Measured = Mapping[str, Sequence[Measurement]]  # by benchmark
-
-
-def read_measurements(path: Path) -> list[Measurement]:
-    """The lines of a benchmark's file; none where it was not measured yet.
-
-    Raises:
-        UserError: A line is not a measurement.
-    """
-    lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
-    return [_parse(line, f'{path.name}:{i}') for i, line in enumerate(lines, start=1)]
 
 
 def read_all(folder: Path) -> dict[str, list[Measurement]]:
@@ -87,15 +49,6 @@ def read_all(folder: Path) -> dict[str, list[Measurement]]:
 def holds_measurements(path: Path) -> bool:
     """Whether a file of results holds measurements, and not training runs."""
     return path.stem in MEASURED or path.match(OF_GPUS)
-
-
-def _parse(text: str, place: str) -> Measurement:
-    try:
-        line = json.loads(text)
-        return Measurement(**{field: line[field] for field in Measurement._fields})
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f'no {error}' if isinstance(error, KeyError) else error
-        raise UserError(f'{place}: not a measurement ({reason})') from error
 
 
 def by_machine(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:

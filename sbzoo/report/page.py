@@ -14,6 +14,7 @@ from sbzoo.checkpoint.cards import TASKS, Card, list_cards
 from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.visualize import Curve
 from sbzoo.paths import CARDS
+from sbzoo.records import Measurement
 from sbzoo.report import gpu, plots, tables
 from sbzoo.report.gather import (
     ASIDE,
@@ -25,7 +26,7 @@ from sbzoo.report.gather import (
     read_results,
     read_work_dir,
 )
-from sbzoo.report.measurements import COSTS, Measurement, holds_measurements, read_all
+from sbzoo.report.measurements import COSTS, holds_measurements, read_all
 from sbzoo.report.plots import Picture, embed
 from sbzoo.report.tables import ResultTable
 from sbzoo.zoo.page import picture_of

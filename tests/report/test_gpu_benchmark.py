@@ -7,10 +7,11 @@ import time
 
 import pytest
 import torch
-from benchmarks import clocks, gpu, gpu_sections, records, tables
+from benchmarks import clocks, gpu, gpu_sections, output, tables
 from benchmarks.gpu_sections import SECTIONS, ByMoments
 from torch.nn import functional as F
 
+from sbzoo import records
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 from sbzoo.report import page
@@ -93,7 +94,7 @@ def test_on_a_gpu_each_section_has_a_process_and_the_file_its_name(
 ):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'NVIDIA H200 (1g)')
-    monkeypatch.setattr(records, 'RESULTS', tmp_path)
+    monkeypatch.setattr(output, 'RESULTS', tmp_path)
     monkeypatch.setattr(gpu, 'FULL', gpu_sections.SMOKE)
     bench('gpu', '--sections', 'padding')
     (path,) = tmp_path.iterdir()

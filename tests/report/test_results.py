@@ -14,14 +14,13 @@ from benchmarks import (
     droplets,
     gan,
     labels,
-    records,
     runs,
     tables,
     train,
     transfer,
 )
 
-from sbzoo import UserError
+from sbzoo import UserError, records
 from sbzoo.__main__ import parser_of
 from sbzoo.checkpoint.cards import card
 from sbzoo.engine.model import config_of

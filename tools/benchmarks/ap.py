@@ -20,10 +20,12 @@ import torch
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.ap_cases import CASES, case
+from sbzoo import records
 from sbzoo.metrics.coco_ap import STATS, CocoAP
-from sbzoo.report.measurements import Measurement, compared
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import compared
 from sbzoo.tools.cli import positive_int, seed
 
 HEIGHT, WIDTH = 480, 640  # pixels
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--images', type=positive_int, default=5000, metavar='N')
     parser.add_argument('--seed', type=seed, default=0, metavar='N')
     parser.add_argument('--rounds', type=positive_int, default=3, metavar='N')
-    records.add_out(parser, 'ap.jsonl')
+    output.add_out(parser, 'ap.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         _hard_cases(),
     ]
     records.record(args.out, found)
-    records.show(args.out, compared('MMDetection', found))
+    output.show(args.out, compared('MMDetection', found))
 
 
 class Outcome(NamedTuple):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import runs
 from sbzoo.files import replacing
-from sbzoo.report.measurements import Measurement
+from sbzoo.records import Measurement
 
 FILE = 'ap_by_batch.png'
 COLOURS = dict(gn='C0', hybrid='C1', bn='C2')

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from mmengine.runner import find_latest_checkpoint
 
-from benchmarks import records, runs
-from sbzoo.report.measurements import Measurement, studies
+from benchmarks import output, runs
+from sbzoo import records
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import studies
 
 RECORDING = threading.Lock()  # runs end side by side
 RUNNING: dict[Path, threading.Lock] = defaultdict(threading.Lock)  # a run of two studies
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace, defined: Studies) -> None:
     """Run what has not been run yet, and show the tables of it all."""
     arms = [arm for study in args.studies for arm in defined[study]()]
     grid = [(args, arm, seed) for arm in arms for seed in arm.seeds or args.seeds]
-    records.show(args.out, studies(runs.run_all(_measure, grid, args.jobs)))
+    output.show(args.out, studies(runs.run_all(_measure, grid, args.jobs)))
 
 
 def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:

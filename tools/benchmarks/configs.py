@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks import records
+from benchmarks import output
 from sbzoo.engine.options.config import load_config, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.files import write
@@ -38,7 +38,7 @@ PACKAGE = re.compile(
     r'|(\w+) is not installed'
 )
 DOWNLOADS = ('URLError', 'LocalEntryNotFoundError')  # of urllib, of huggingface_hub
-SUMMARY = records.RESULTS / 'mmdet_configs.json'
+SUMMARY = output.RESULTS / 'mmdet_configs.json'
 OUTCOMES = {
     'turned': 'no batch statistics are left',
     'left': 'some are left',
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--norms', nargs='+', default=('gn', 'hybrid'), metavar='SPEC')
     add('--jobs', type=positive_int, default=1, help='processes, of up to 3 GB each')
     add('--dir', type=Path, default=ROOT / 'work_dirs/mmdet_configs', help='kept and gone on with')
-    records.add_out(parser, SUMMARY.name)
+    output.add_out(parser, SUMMARY.name)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     for spec in found:
         print(f'\n{spec}:', *reasons(found[spec]), sep='\n  ')
     write(args.out, json.dumps(_merged(args.out, found), indent=1).encode() + b'\n')
-    records.close(args.out)
+    output.close(args.out)
 
 
 def _merged(path: Path, found: dict[str, dict]) -> dict:

@@ -15,13 +15,15 @@ from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor, nn
 
-from benchmarks import records, runs
+from benchmarks import output, runs
+from sbzoo import records
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.resolve import CARD
 from sbzoo.engine.model import config_of, load_model, scope_of
 from sbzoo.engine.options.config import load_config
 from sbzoo.engine.visualize import first_samples, image_grid, save_png
-from sbzoo.report.measurements import Measurement, by_machine, note
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import by_machine, note
 from sbzoo.report.tables import Cell, ResultTable, mean_std
 
 CONFIG, CYCLEGAN = 'configs/pix2pix_ln_b1.py', 'cyclegan_in_b1'
@@ -139,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     stripes = Translations(config_of(translator), f'{CARD}{CYCLEGAN}')
     measured.append(_line(f'{CYCLEGAN} (card)', translator.norm, *translator.seeds, stripes))
     records.record(args.out, measured)
-    records.show(args.out, tables(measured))
+    output.show(args.out, tables(measured))
     shown = {norm: made[norm, args.seeds[0]].shown for norm in args.norms}
     print(f'picture: {_draw(shown, args.out.with_name("pix2pix_droplet.png"))}')
 

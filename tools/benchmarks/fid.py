@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.clocks import CPU, peak, reset_peak
+from sbzoo import records
 from sbzoo.files import sha256
 from sbzoo.metrics.extractors import inception
 from sbzoo.metrics.extractors.base import Extractor
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--images', type=positive_int, default=100, metavar='N', help='PNG files of 64 x 64')
     add('--features', type=positive_int, default=50_000, metavar='N', help='of 2,048 dimensions')
     add('--rounds', type=positive_int, default=3, metavar='N', help='each side runs once in each')
-    records.add_out(parser, 'fid.jsonl')
+    output.add_out(parser, 'fid.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         for what, numbers in figures.items()
     ]
     records.record(args.out, found)
-    records.show(args.out, compared('pytorch-fid', found))
+    output.show(args.out, compared('pytorch-fid', found))
 
 
 def images_a_second(images: int, rounds: int, device: torch.device = CPU) -> dict[str, float]:

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.gpu_sections import FULL, SECTIONS, SMOKE, Failure, Failures, Scale
+from sbzoo import records
 from sbzoo.engine.child import in_child
 from sbzoo.errors import UserError
+from sbzoo.records import Measurement, read_measurements
 from sbzoo.report import gpu
-from sbzoo.report.measurements import Measurement, read_measurements
 
 LIMIT = 8 * 60  # seconds of a section
 FAILED = 'failed'  # in the protocol of a section, for what is missing
@@ -57,12 +58,12 @@ def run(args: argparse.Namespace) -> None:
             failures[section] = _record(section, name, measured, out)
         else:
             print(f'{section}: on record')
-    records.show(out, gpu.tables(read_measurements(out)))
+    output.show(out, gpu.tables(read_measurements(out)))
     _raise_if(failures, args.debug)
 
 
 def _folder(smoke: bool) -> Path:
-    return Path(tempfile.mkdtemp(prefix='sbzoo-gpu-')) if smoke else records.RESULTS
+    return Path(tempfile.mkdtemp(prefix='sbzoo-gpu-')) if smoke else output.RESULTS
 
 
 def _slug(name: str) -> str:

@@ -17,8 +17,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
-from benchmarks import fid, memory, norm, padding, records
+from benchmarks import fid, memory, norm, padding
 from benchmarks.clocks import CPU, Call, Name, cost, kernels, milliseconds, wait, wall
+from sbzoo import records
 from sbzoo.data.synthetic import SyntheticScenes
 from sbzoo.engine.options.memory import set_amp
 from sbzoo.engine.options.norm import set_norm
@@ -26,7 +27,7 @@ from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.norm import Norm
 from sbzoo.norm.kernels.dispatch import kernels_for
 from sbzoo.norm.normalize import normalize
-from sbzoo.report.measurements import Measurement
+from sbzoo.records import Measurement
 
 COMPILED = (
     *('BatchNorm2d', 'GroupNorm(32)', 'GroupNorm(32), ReLU', 'gn32', 'gn32 with ReLU'),

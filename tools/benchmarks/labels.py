@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.classifier import digits
+from sbzoo import records
 from sbzoo.metrics.extractors.digits import CLASSES, Digits
-from sbzoo.report.measurements import Measurement, by_machine, note
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import by_machine, note
 from sbzoo.report.tables import Cell, ResultTable
 from sbzoo.tools.cli import positive_int
 from sbzoo.zoo.load import load
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('cards', nargs='*', default=CARDS, metavar='CARD', help='of conditional GANs of digits')
     add('--num', type=positive_int, default=2000, metavar='N', help='samples of each (2,000)')
-    records.add_out(parser, 'labels.jsonl')
+    output.add_out(parser, 'labels.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         for card, value in found.items()
     ]
     records.record(args.out, measured)
-    records.show(args.out, tables(measured))
+    output.show(args.out, tables(measured))
 
 
 def tables(measured: Sequence[Measurement]) -> list[ResultTable]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from benchmarks import records
+from benchmarks import output
 from sbzoo.data.embedded.digit_scenes import SPLITS
 from sbzoo.data.embedded.light_scenes import scenes
 from sbzoo.engine.visualize import save_png
@@ -18,7 +18,7 @@ COUNT, COLUMNS, TILE, GAP = 24, 12, 80, 4  # tiles in pixels
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to."""
-    records.add_out(parser, 'light_scenes.png')
+    output.add_out(parser, 'light_scenes.png')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,8 +20,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.clocks import Cost, cost
+from sbzoo import records
 from sbzoo.engine.options.config import load_config, set_scratch, use_sbzoo
 from sbzoo.engine.options.memory import set_lean
 from sbzoo.engine.options.norm import set_norm
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('--size', nargs=2, type=positive_int, default=(800, 1344), metavar=('H', 'W'))
     add('--rounds', type=positive_int, default=3, help='each model takes one step in each')
-    records.add_out(parser, 'memory.jsonl')
+    output.add_out(parser, 'memory.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         for name in models
     ]
     records.record(args.out, found)
-    records.show(args.out, memory(dict(memory=found)))
+    output.show(args.out, memory(dict(memory=found)))
 
 
 def _models() -> dict[str, nn.Module]:

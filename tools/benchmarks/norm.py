@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.clocks import CPU, Call, Name, keep_freed_memory, milliseconds
+from sbzoo import records
 from sbzoo.norm import build_norm
-from sbzoo.report.measurements import Measurement, norm_times
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import norm_times
 from sbzoo.tools.cli import positive_int
 
 SHAPES = (2, 256, 100, 168), (2, 64, 200, 336), (2, 512, 25, 42)
@@ -86,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--norms', nargs='+', default=list(SPECS), metavar='SPEC')
     add('--rounds', type=positive_int, default=15, metavar='N', help='medians are of so many')
     add('--compile', action='store_true', help='by torch.compile too (minutes; needs g++)')
-    records.add_out(parser, 'norm.jsonl')
+    output.add_out(parser, 'norm.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         found = _measure(shape, name, args)
         records.record(args.out, found)  # whatever becomes of the next shape
         measured += found
-    records.show(args.out, norm_times(dict(norm=measured)))
+    output.show(args.out, norm_times(dict(norm=measured)))
 
 
 def _measure(shape: tuple[int, ...], name: str, args: argparse.Namespace) -> list[Measurement]:

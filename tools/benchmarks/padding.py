@@ -8,12 +8,14 @@ from itertools import product
 
 from torch import nn
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.clocks import Call, keep_freed_memory, milliseconds
 from benchmarks.norm import FORMATS, Maps, steps
+from sbzoo import records
 from sbzoo.norm import Norm
 from sbzoo.norm.padding import Pictures
-from sbzoo.report.measurements import Measurement, padded_norms
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import padded_norms
 from sbzoo.tools.cli import positive_int
 
 SPECS, SHAPE = ('gn', 'in', 'ln', 'hybrid', 'sn', 'bn'), (2, 256, 100, 168)
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How often."""
     add = parser.add_argument
     add('--rounds', type=positive_int, default=25, metavar='N', help='medians are of so many')
-    records.add_out(parser, 'padding.jsonl')
+    output.add_out(parser, 'padding.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     keep_freed_memory()
     measured = [m for name in FORMATS for m in _measure(name, args.rounds)]
     records.record(args.out, measured)
-    records.show(args.out, padded_norms(dict(padding=measured)))
+    output.show(args.out, padded_norms(dict(padding=measured)))
 
 
 def _measure(name: str, rounds: int) -> list[Measurement]:

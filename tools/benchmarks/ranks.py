@@ -8,8 +8,9 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks import records
+from benchmarks import output
 from benchmarks.train import seconds
+from sbzoo import records
 from sbzoo.data.embedded.digit_scenes import ensure_digits
 from sbzoo.paths import cache_dir
 from sbzoo.report.measurements import scaling
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('--steps', type=positive_int, default=250, metavar='N', help='of each run')
     add('--rounds', type=positive_int, default=3, metavar='N', help='runs of each kind, in turn')
-    records.add_out(parser, 'ranks.jsonl')
+    output.add_out(parser, 'ranks.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         row = dict(training=name)
         measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads=1))
         records.record(args.out, measured)
-    records.show(args.out, scaling(dict(ranks=measured)))
+    output.show(args.out, scaling(dict(ranks=measured)))
 
 
 def _round(training: tuple[str, ...], steps: int, folder: str) -> dict[str, float]:

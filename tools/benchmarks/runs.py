@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks import records
+from benchmarks import output
+from sbzoo import records
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int, seed
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, file: str) -> None
     add('--seeds', nargs='+', type=seed, default=(0, 1, 2), metavar='SEED')
     add('--jobs', type=positive_int, default=2, help='runs side by side, a thread each')
     add('--dir', type=Path, default=ROOT / 'work_dirs' / name, help='runs that are there are kept')
-    records.add_out(parser, file)
+    output.add_out(parser, file)
 
 
 def run_all(run: Callable[..., Any], grid: Iterable[tuple], jobs: int) -> list:
@@ -70,7 +71,7 @@ def call(folder: Path, tool: str, *arguments: object, ranks: int = 1) -> None:
 def record(path: Path, results: list[dict]) -> None:
     """Put a line for each run on record, in the place of the same run's on the same machine."""
     records.write_lines(path, results, identity)
-    records.close(path)
+    output.close(path)
 
 
 def identity(result: dict) -> tuple:

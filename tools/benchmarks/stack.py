@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import records, runs
+from benchmarks import output, runs
+from sbzoo import records
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.io import load
 from sbzoo.errors import UserError
 from sbzoo.paths import ROOT
-from sbzoo.report.measurements import Measurement, note
+from sbzoo.records import Measurement
+from sbzoo.report.measurements import note
 from sbzoo.report.tables import Cell, ResultTable
 
 PACKAGES = 'mmengine', 'mmcv', 'mmdet'
@@ -29,7 +31,7 @@ CONTRACTS = 'tests/engine/test_contracts.py'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the runs go."""
     parser.add_argument('--dir', type=Path, metavar='DIR', help='keep the runs here')
-    records.add_out(parser, 'stack.jsonl')
+    output.add_out(parser, 'stack.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     found = records.measurement({}, figures, dict(images=48, epochs=2), PACKAGES)
     found = found._replace(row=dict(zip(PACKAGES, _packages(found.versions), strict=True)))
     records.record(args.out, [found])
-    records.show(args.out, tables([found]))
+    output.show(args.out, tables([found]))
 
 
 def _figures(folder: Path) -> dict[str, float]:

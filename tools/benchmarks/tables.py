@@ -23,14 +23,15 @@ from benchmarks import (
     gan,
     labels,
     norm,
-    records,
+    output,
     runs,
     stack,
     transfer,
 )
 from sbzoo.files import write
+from sbzoo.records import Measurement
 from sbzoo.report import gpu, measurements
-from sbzoo.report.measurements import Measured, Measurement, read_all
+from sbzoo.report.measurements import Measured, read_all
 from sbzoo.report.tables import ResultTable, body, markdown
 
 TEMPLATE = 'results.md.jinja'
@@ -40,7 +41,7 @@ SMALL = (SMALL_SHAPE,)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the files are."""
-    parser.add_argument('--results', type=Path, default=records.RESULTS, metavar='DIR')
+    parser.add_argument('--results', type=Path, default=output.RESULTS, metavar='DIR')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from benchmarks import records
+from benchmarks import output
+from sbzoo import records
 from sbzoo.data.embedded.digit_scenes import CLASSES, ensure_digits
 from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.errors import UserError
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--steps', type=positive_int, default=250, metavar='N', help='of each run')
     add('--rounds', type=positive_int, default=3, metavar='N', help='runs of each side, in turn')
     add('--threads', nargs='+', type=positive_int, default=(2, 1), metavar='N')
-    records.add_out(parser, 'train.jsonl')
+    output.add_out(parser, 'train.jsonl')
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
             figures = _throughput(pair, args.steps, args.rounds, threads, folder)
             measured.append(records.measurement(row, figures, protocol, ('mmdet',), threads))
             records.record(args.out, measured)
-    records.show(args.out, compared('MMDetection', measured))
+    output.show(args.out, compared('MMDetection', measured))
 
 
 def pairs(folder: Path) -> Iterator[Pair]:

@@ -1,8 +1,7 @@
-"""Lines on record: what a benchmark measured, with the machine, the versions and the command."""
+"""Measurements on record: figures with all that they depend on, a line of JSON each."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -13,22 +12,58 @@ from datetime import date
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from sbzoo.errors import UserError
 from sbzoo.files import write
-from sbzoo.paths import CARDS
-from sbzoo.report.measurements import Measurement
-from sbzoo.report.tables import ResultTable, body
-
-RESULTS = CARDS / 'results'
 
 
-def add_out(parser: argparse.ArgumentParser, file: str) -> None:
-    """The option that says where the lines go."""
-    add = parser.add_argument
-    add('--out', type=Path, default=RESULTS / file, metavar='FILE', help=f'default: {file}')
+class Measurement(NamedTuple):
+    """A line of a benchmark's file: figures with all that they depend on.
+
+    Attributes:
+        row: What was measured.
+        figures: What came out; those of time in seconds or milliseconds, as their name says.
+        protocol: How it was measured.
+        machine: Its processor, cores, threads (those in use), system, and the GPU if one was used.
+    """
+
+    row: dict[str, Any]
+    figures: dict[str, float]
+    protocol: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    command: str
+
+    @property
+    def where(self) -> str:
+        """The machine in words."""
+        threads, cores = self.machine['threads'], self.machine['cores']
+        facts = f'{threads} of {cores} threads', self.machine['processor'], self.machine['system']
+        gpu = [self.machine['gpu']] if 'gpu' in self.machine else []
+        return ', '.join([*gpu, *facts])
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """The lines of a benchmark's file; none where it was not measured yet.
+
+    Raises:
+        UserError: A line is not a measurement.
+    """
+    lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    return [_parse(line, f'{path.name}:{i}') for i, line in enumerate(lines, start=1)]
+
+
+def _parse(text: str, place: str) -> Measurement:
+    try:
+        line = json.loads(text)
+        return Measurement(**{field: line[field] for field in Measurement._fields})
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f'no {error}' if isinstance(error, KeyError) else error
+        raise UserError(f'{place}: not a measurement ({reason})') from error
 
 
 def measurement(
@@ -54,7 +89,7 @@ def measurement(
         system=f'{platform.system()} {platform.machine()}',
     )
     figures = {name: float(f'{value:.5g}') for name, value in figures.items()}
-    command = shlex.join(['python', 'tools/bench.py', *sys.argv[1:]])
+    command = shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     today = date.today().isoformat()
     return Measurement(row, figures, protocol, machine, versions(peers), today, command)
 
@@ -93,20 +128,3 @@ def write_lines(path: Path, lines: Iterable[dict], identity: Callable[[dict], Ha
     kept = {identity(line): line for line in (*map(json.loads, old), *lines)}
     text = ''.join(json.dumps(line, sort_keys=True) + '\n' for line in kept.values())
     write(path, text.encode())
-
-
-def show(path: Path, tables: Iterable[ResultTable]) -> None:
-    """Print tables, where their lines are, and the next command."""
-    for table in tables:
-        print(f'\n{table.note}\n\n{body(table)}')
-    close(path)
-
-
-def close(path: Path) -> None:
-    """Say where the lines of a benchmark are, and the next command."""
-    print(f'\nlines:   {path}')
-    print(f'next:    python tools/bench.py tables{_elsewhere(path.parent)}')
-
-
-def _elsewhere(folder: Path) -> str:
-    return '' if folder.resolve() == RESULTS.resolve() else f' --results {shlex.quote(str(folder))}'
