@@ -12,7 +12,7 @@ from sbzoo.tools import cli
 
 TOOLS = (
     *('train', 'test', 'predict', 'generate', 'export', 'convert'),
-    *('data', 'fid', 'cards', 'publish', 'report', 'run'),
+    *('data', 'fid', 'cards', 'publish', 'report', 'study', 'run'),
 )
 DEBUG = 'show tracebacks and warnings'
 

@@ -65,7 +65,7 @@ def note(measurements: Sequence[Measurement]) -> str:
     protocols = [_listed(m.protocol) for m in measurements]
     versions = [_listed(m.versions) for m in measurements]
     facts = (places, protocols, versions, [m.date for m in measurements])
-    return '. '.join(' / '.join(dict.fromkeys(said)) for said in facts) + '.'
+    return '. '.join(' / '.join(dict.fromkeys(said)) for said in facts if any(said)) + '.'
 
 
 def _listed(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,33 @@
+"""Small networks on scikit-learn's handwritten digits, for claims that need no detector."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from sbzoo.norm import build_norm
+
+CHANNELS = 16, 32, 32
+
+
+@cache
+def digits(held_out: bool = False) -> tuple[Tensor, Tensor]:
+    """Images [N, 1, 8, 8] in [-1, 1] and labels [N]; every sixth digit is held out."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = torch.from_numpy(source.images).float()[:, None] / 8 - 1
+    chosen = (torch.arange(len(images)) % 6 == 5) == held_out
+    return images[chosen], torch.from_numpy(source.target)[chosen]
+
+
+def network(spec: str = '') -> nn.Sequential:
+    """Three convolutions, each with the norm of a spec ('' is without) and ReLU: logits [N, 10]."""
+    layers: list[nn.Module] = []
+    for before, after, stride in zip((1, *CHANNELS), CHANNELS, (1, 2, 2), strict=False):
+        layers.append(nn.Conv2d(before, after, 3, stride, padding=1))
+        layers += [build_norm(spec, after)] if spec else []
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(after, 10))

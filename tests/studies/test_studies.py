@@ -1,0 +1,181 @@
+"""What the studies measure, against closed forms and constructed cases."""
+
+import math
+
+import pytest
+import torch
+from forks import tool
+
+from sbzoo.__main__ import parser_of
+from sbzoo.errors import UserError
+from sbzoo.norm import Norm
+from sbzoo.records import read_measurements, record
+from sbzoo.studies import NAMES, consistency, gradient_noise, small, statistics, study
+from sbzoo.studies.base import Value, Values, figures, plot
+from sbzoo.studies.subject import embedded, gradient, trainable
+from sbzoo.tools import study as study_tool
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize('batch', [1, 4, 16])
+def test_the_gradient_of_a_mean_is_unbiased_and_has_the_variance_of_an_image_over_b(batch):
+    images = torch.randn(50, 7) + 2
+    trace = images.var(0, correction=0).sum().item()
+    noise = gradient_noise.measure(lambda chosen: images[chosen].mean(0), 50, batch, draws=2000)
+    assert noise.variance == pytest.approx(trace / batch, rel=0.1)
+    assert noise.cosine == pytest.approx(1, abs=0.005)
+
+
+def test_a_planted_bias_shows_as_the_cosine_that_it_makes():
+    images = torch.randn(50, 2) * 0.1
+    images += torch.tensor([1.0, 0.0]) - images.mean(0)
+
+    def biased(chosen):
+        return images[chosen].mean(0) + torch.tensor([0.0, 2.0]) * (len(chosen) < 50)
+
+    assert gradient_noise.measure(biased, 50, 2, 400).cosine == pytest.approx(
+        1 / math.sqrt(5), 0.02
+    )
+
+
+def test_a_mean_that_is_no_longer_than_its_noise_has_no_direction():
+    noise = gradient_noise.measure(lambda _: torch.randn(2000), 50, batch=2, draws=20)
+    assert noise.cosine < 0.2
+
+
+def moments(values: torch.Tensor) -> statistics.Moments:
+    """Of pictures [M, C, P]."""
+    return statistics.Moments(values.mean(2), values.square().mean(2), values.shape[2])
+
+
+@pytest.mark.parametrize('batch', [2, 8])
+def test_the_variance_of_independent_values_is_off_by_two_over_n_minus_one(batch):
+    single = moments(torch.randn(2000, 20, 1, dtype=torch.double))
+    error = statistics.measure(single, batch, draws=4000)
+    assert error == pytest.approx(2 / (batch - 1), rel=0.15)
+    assert statistics.worth(error, batch) == pytest.approx(1, rel=0.15)
+
+
+def test_a_picture_of_equal_values_is_worth_one_and_of_independent_ones_all():
+    one = torch.randn(2000, 20, 1, dtype=torch.double)
+    equal, independent = one.expand(-1, -1, 64), torch.randn(2000, 20, 64, dtype=torch.double)
+    found = [statistics.measure(moments(x), 8, draws=3000) for x in (equal, independent)]
+    assert statistics.worth(found[0], 8) == pytest.approx(1, rel=0.3)
+    assert statistics.worth(found[1], 8) == pytest.approx(64, rel=0.15)
+
+
+def boxes(*left: float, label: int = 0) -> consistency.Boxes:
+    """Squares of 10 pixels, at these places."""
+    edges = [[x, 0.0, x + 10, 10.0] for x in left]
+    return consistency.Boxes(torch.tensor(edges).view(-1, 4), torch.full((len(left),), label))
+
+
+def test_detections_that_only_one_side_has_are_flips():
+    assert consistency.measure([boxes(0, 50)], [boxes(1, 50)]) == 0
+    assert consistency.measure([boxes(0, 50)], [boxes(0)]) == 0.5
+    assert consistency.measure([boxes(0)], [boxes(8)]) == 1  # an IoU of 1 / 9
+    assert consistency.measure([boxes(0)], [boxes(0, label=1)]) == 1
+    assert consistency.measure([boxes(0, 1)], [boxes(0)]) == 0.5  # matched once
+    assert consistency.measure([boxes(), boxes(0)], [boxes(), boxes(0)]) == 0
+    assert consistency.measure([boxes()], [boxes()]) == 0
+
+
+@pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])
+def test_small_networks_have_the_norm_that_is_asked_for(spec):
+    model = small.network(spec)
+    norms = [m for m in model if isinstance(m, Norm | torch.nn.BatchNorm2d)]
+    assert len(norms) == (3 if spec else 0)
+    images, labels = small.digits()
+    assert model(images[:4]).shape == (4, 10)
+    assert len(images) + len(small.digits(held_out=True)[0]) == 1797
+    assert images.amin() == -1
+    assert images.amax() == 1
+    assert labels.unique().tolist() == list(range(10))
+
+
+@pytest.fixture(scope='module')
+def detector():
+    return embedded('retinanet_gn_b2', 'retinanet_gn_b2')
+
+
+def test_with_one_normalizer_the_gradient_of_a_batch_is_the_mean_of_those_of_its_pictures(detector):
+    parameters = trainable(detector.model)
+    with detector.one_normalizer(range(4)):
+        whole, *parts = (
+            gradient(detector.loss(chosen), parameters) for chosen in ([0, 1, 2, 3], [0, 1], [2, 3])
+        )
+    difference = (torch.stack(parts).mean(0) - whole).norm() / whole.norm()
+    assert difference < 1e-4
+    by_itself = [gradient(detector.loss(chosen), parameters) for chosen in ([0, 1], [2, 3])]
+    assert (torch.stack(by_itself).mean(0) - whole).norm() / whole.norm() > 0.01
+
+
+def test_a_picture_is_worth_as_many_values_as_its_statistics_say(detector):
+    found = statistics.moments_of(detector, range(3))
+    assert len(found) == sum(isinstance(m, Norm) for m in detector.model.modules())
+    data = detector.batch(detector.held_out, [2])
+    first = detector.model.backbone.conv1(data['inputs'])[0].flatten(1)
+    name = next(iter(found))
+    torch.testing.assert_close(found[name].mean[2].float(), first.mean(1), rtol=1e-4, atol=1e-5)
+    assert found[name].positions == first.shape[1]
+
+
+def test_values_and_figures_are_the_same_in_another_form(tmp_path):
+    values = [Value('a', 'bn', str(b), b + s / 10) for s in range(2) for b in (1, 2)]
+    values.append(Value('c / d', 'gn', '', 3.0))
+    found = Values(values)
+    assert found.quantities == ['a', 'c / d']
+    assert found.of('a', 'bn', 2) == [2, 2.1]
+    assert found.mean('a', 'bn', 1) == pytest.approx(1.05)
+    assert figures(values[:2]) == {'a / bn / 1': 1, 'a / bn / 2': 2}
+    plot(study('statistics'), Values(values[:4]), tmp_path / 'plot.png')
+    assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_study_says_whose_claim_it_tests(name):
+    found = study(name)
+    assert found.claim.endswith('.')
+    assert found.source
+    assert len(found.seeds) >= 3
+
+
+def test_there_is_no_other_study():
+    with pytest.raises(UserError, match=f"unknown study 'x'; known are {', '.join(NAMES)}"):
+        study('x')
+
+
+def test_the_tool_advises_a_user_and_takes_a_seed_from_the_record(tmp_path):
+    argv = 'statistics', '--card', 'retinanet_bn_b2', '--seeds', 3, '--out', tmp_path
+    first = tool('study', *argv)
+    assert not first.status, first.errors
+    assert 'at batch size 2 the variance of a batch is off by' in first.printed
+    assert '--norm gn' in first.printed
+    (line,) = read_measurements(tmp_path / 'studies.jsonl')
+    assert line.row == dict(study='statistics', model='retinanet_bn_b2', seed=3)
+    line = line._replace(figures=line.figures | {f'{statistics.WORTH} / retinanet_bn_b2 / 16': 1e6})
+    record(tmp_path / 'studies.jsonl', [line])
+    again = tool('study', *argv)
+    assert 'a picture is worth 1000000.0 of its' in again.printed
+    assert 'batch norm is safe here' in again.printed
+
+
+@pytest.mark.parametrize(
+    ('argv', 'said'),
+    [
+        ([], 'give the name of a study, or --all; there are'),
+        (['statistics', '--all'], 'give the name of a study, or --all; there are'),
+        (['statistics', '--data', 'x'], '--data x: give the model too'),
+        (['statistics', 'a.py', '--card', 'b'], '--card b or a.py, not both'),
+        (['statistics', '--card', 'dcgan_gn_b2'], 'dcgan_gn_b2: a GAN; studies of a model take'),
+    ],
+)
+def test_what_is_no_study_of_a_model(argv, said, tmp_path):
+    args = parser_of('study').parse_args([*argv, '--out', str(tmp_path)])
+    with pytest.raises(UserError, match=said):
+        study_tool.main(args)
+    assert not list(tmp_path.iterdir())
