@@ -27,6 +27,7 @@ MEASURED = (
         'stack',
         'batch',
         'light',
+        'studies',
     ),
 )
 OF_GPUS = 'gpu_*.jsonl'  # theirs, a file for each kind

@@ -15,7 +15,7 @@ from sbzoo.engine.result import FILE as RESULT
 from sbzoo.engine.visualize import Curve
 from sbzoo.paths import CARDS
 from sbzoo.records import Measurement
-from sbzoo.report import gpu, plots, tables
+from sbzoo.report import gpu, plots, studies, tables
 from sbzoo.report.gather import (
     ASIDE,
     Experiment,
@@ -125,6 +125,7 @@ def sections(material: Material, out: Path) -> list[Section]:
         _curves(found),
         _pictures(material),
         _published(material.cards, found, out),
+        _studies(material.measured['studies']),
         _costs(material.measured),
     ]
 
@@ -234,6 +235,12 @@ def _published(cards: list[Card], found: Experiments, out: Path) -> Section:
         'here.'
     )
     return Section('published', 'Beside published checkpoints', intro, blocks)
+
+
+def _studies(measured: list[Measurement]) -> Section:
+    blocks = [Block('Verdicts', [studies.verdicts(measured)])] if measured else []
+    blocks += [Block(name, studies.tables(m)) for name, m in studies.by_study(measured).items()]
+    return Section('studies', 'Claims about small batches', 'By tools/study.py.', blocks)
 
 
 def _costs(measured: dict[str, list[Measurement]]) -> Section:

@@ -8,7 +8,8 @@ from sbzoo.errors import choose
 from sbzoo.studies.base import Study
 
 # in the order of the table in README.md
-NAMES = {name: name.replace('-', '_') for name in ('gradient-noise', 'statistics', 'consistency')}
+ORDER = 'gradient-noise', 'statistics', 'consistency', 'degeneration', 'causality'
+NAMES = {name: name.replace('-', '_') for name in ORDER}
 
 
 def study(name: str) -> Study:

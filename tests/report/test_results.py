@@ -39,6 +39,7 @@ def results(name: str) -> list[dict]:
 def test_results_are_shown_as_they_are():
     readme = README.read_text()
     assert readme == tables.render(README.parent)
+    assert tables.STUDIES.read_text() == tables.render_studies(README.parent)
     assert digits.table(results('retinanet_digits'), digits.NORMS, digits.BATCHES) in readme
     assert transfer.table(results('transfer_digits')) in readme
     assert gan.table(results('gan_digits'), gan.NORMS) in readme

@@ -10,7 +10,16 @@ from sbzoo.__main__ import parser_of
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
 from sbzoo.records import read_measurements, record
-from sbzoo.studies import NAMES, consistency, gradient_noise, small, statistics, study
+from sbzoo.studies import (
+    NAMES,
+    causality,
+    consistency,
+    degeneration,
+    gradient_noise,
+    small,
+    statistics,
+    study,
+)
 from sbzoo.studies.base import Value, Values, figures, plot
 from sbzoo.studies.subject import embedded, gradient, trainable
 from sbzoo.tools import study as study_tool
@@ -82,6 +91,39 @@ def test_detections_that_only_one_side_has_are_flips():
     assert consistency.measure([boxes(0, 1)], [boxes(0)]) == 0.5  # matched once
     assert consistency.measure([boxes(), boxes(0)], [boxes(), boxes(0)]) == 0
     assert consistency.measure([boxes()], [boxes()]) == 0
+
+
+@pytest.mark.parametrize(('shape', 'left'), [((1, 1), 0), ((2, 1), 0), ((5, 1), 3), ((1, 3), 7)])
+def test_normalizing_n_values_leaves_n_minus_two_directions(shape, left):
+    batch, side = shape
+    x = torch.randn(batch, 1, side, side, dtype=torch.double)
+    assert degeneration.measure(x) == pytest.approx(left / x.numel())
+
+
+class Leaking(torch.nn.Module):
+    """Logits of a token that know a part of the last one."""
+
+    def __init__(self, part: float) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, tokens):
+        known = torch.nn.functional.one_hot(tokens, causality.TOKENS).float()
+        return known + self.part * known[:, -1:]
+
+
+def test_what_earlier_outputs_know_of_the_last_token_is_measured():
+    assert causality.measure(Leaking(0), batch=4) == 0
+    # a changed token moves two of eight logits by the part; their variance is 7/64 (1 + part^2)
+    found = causality.measure(Leaking(0.5), batch=64, draws=200)
+    assert found == pytest.approx(0.5 * math.sqrt((2 / 8) / (7 / 64 * 1.25)), rel=0.05)
+
+
+@pytest.mark.parametrize(('norm', 'leaks'), [('bn', True), ('ln', False)])
+def test_batch_norm_goes_around_the_mask_in_training_alone(norm, leaks):
+    model = causality.transformer(causality.NORMS[norm])
+    assert (causality.measure(model.train(), batch=2) > 0.01) == leaks
+    assert causality.measure(model.eval(), batch=2) < 1e-6
 
 
 @pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])

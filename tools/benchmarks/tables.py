@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from benchmarks import (
     ap_by_batch,
@@ -29,14 +29,17 @@ from benchmarks import (
     transfer,
 )
 from sbzoo.files import write
+from sbzoo.paths import ROOT
 from sbzoo.records import Measurement
-from sbzoo.report import gpu, measurements
+from sbzoo.report import gpu, measurements, studies
 from sbzoo.report.measurements import Measured, read_all
 from sbzoo.report.tables import ResultTable, body, markdown
+from sbzoo.studies import NAMES, study
 
-TEMPLATE = 'results.md.jinja'
+TEMPLATE, OF_STUDIES = 'results.md.jinja', 'studies.md.jinja'
 *LARGE, SMALL_SHAPE = norm.SHAPES
 SMALL = (SMALL_SHAPE,)
+STUDIES = ROOT / 'sbzoo/studies/README.md'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
     write(path, render(args.results).encode())
     retinanet = _read(args.results / 'retinanet_digits.jsonl')
     plot = ap_by_batch.draw(retinanet, read_all(args.results)['batch'], args.results)
-    print(f'written: {path}, {plot}')
+    write(STUDIES, render_studies(args.results).encode())
+    print(f'written: {path}, {plot}, {STUDIES}')
     print('next:    python tools/report.py')
 
 
@@ -60,6 +64,23 @@ def render(folder: Path) -> str:
     Raises:
         UserError: A line of a file is broken.
     """
+    return _template(TEMPLATE).render(
+        **_of_runs(folder), **_of_configs(folder), **_of_measurements(read_all(folder))
+    )
+
+
+def render_studies(folder: Path) -> str:
+    """The page of the studies, with their verdicts.
+
+    Raises:
+        UserError: A line of their file is broken.
+    """
+    advising = ', '.join(f'`{name}`' for name in NAMES if study(name).advise)
+    verdicts = body(studies.verdicts(read_all(folder)['studies']))
+    return _template(OF_STUDIES).render(verdicts=verdicts, advising=advising)
+
+
+def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -67,10 +88,7 @@ def render(folder: Path) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    template = environment.get_template(TEMPLATE)
-    return template.render(
-        **_of_runs(folder), **_of_configs(folder), **_of_measurements(read_all(folder))
-    )
+    return environment.get_template(name)
 
 
 def _of_runs(folder: Path) -> dict[str, Any]:
@@ -175,7 +193,14 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         stack_table=_tables(stack.tables(measured['stack']), 'stack'),
         fid_table=_tables(measurements.fid(measured), 'fid'),
         gpu_tables='\n\n'.join(map(markdown, gpu.tables(measured['gpu']))),
+        studies=[*map(_study, studies.by_study(measured['studies']).values())],
     )
+
+
+def _study(measurements: Sequence[Measurement]) -> dict[str, str]:
+    name, found = measurements[0].row['study'], studies.tables(measurements)
+    bodies = '\n\n'.join(map(body, found))
+    return dict(name=name, claim=study(name).claim, tables=bodies, note=found[0].note)
 
 
 def _tables(tables: list[ResultTable], *benches: str) -> str:
