@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -108,7 +109,8 @@ def reestimate(
 
     Training goes on as if nothing had been run. So batch renormalisation and moving average batch
     norm (`brn`, `mabn`) keep their statistics: they correct the batch by them in training too.
-    Norms in evaluation mode, such as MMDetection's `norm_eval` makes, keep theirs as well.
+    Norms in evaluation mode, such as MMDetection's `norm_eval` makes, keep theirs as well; if all
+    are, that is warned of.
     In a distributed run each process gives as many batches of its own, and all end with the same
     statistics.
 
@@ -129,7 +131,14 @@ def reestimate(
         >>> torch.allclose(model[0].running_var, x.var((0, 2, 3)))
         True
     """
-    tracking = {n: m for n, m in model.named_modules() if tracks_running(m) and m.training}
+    found = {n: m for n, m in model.named_modules() if tracks_running(m)}
+    tracking = {n: m for n, m in found.items() if m.training}
+    if found and not tracking:
+        warnings.warn(
+            f'reestimate: all {len(found)} norms with running statistics are in evaluation mode '
+            'and keep them; call model.train() before',
+            stacklevel=3,  # outside of no_grad
+        )
     norms = {
         name: norm
         for name, norm in tracking.items()

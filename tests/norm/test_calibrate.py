@@ -1,6 +1,7 @@
 """Converted networks match their originals; batch norms get precise running statistics."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from timm.layers import BatchNormAct2d, FilterResponseNormTlu2d
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from sbzoo import UserError, calibrate, convert_norm, reestimate
+from sbzoo import UserError, build_norm, calibrate, convert_norm, reestimate
 from sbzoo.norm import Norm
 
 SPECS = ['gn4', 'in', 'ln', 'hybrid']
@@ -332,6 +333,18 @@ def test_norms_in_evaluation_mode_and_per_sample_norms_keep_their_state(trained)
     assert reestimate(trained, [images(4, 3, 32, 32)]) == ['bn1']
     changed = {k for k, v in trained.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {f'bn1.{k}' for k in ('running_mean', 'running_var')}
+
+
+@pytest.mark.parametrize('norm', ['bn', 'hybrid'])
+def test_a_network_in_evaluation_mode_is_warned_of(norm):
+    model, x = nn.Sequential(build_norm(norm, 4), nn.ReLU()), images(2, 4, 6, 6).float()
+    with pytest.warns(UserWarning, match=r'all 1 norms .* call model.train\(\) before') as warned:
+        assert reestimate(model.eval(), [x]) == []
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert reestimate(model.train(), [x]) == ['0']
+        assert reestimate(nn.Sequential(build_norm('gn', 4)).eval(), [x]) == []
 
 
 def _rank(rank: int, file: str, batches: list) -> None:
