@@ -126,5 +126,5 @@ def write_lines(path: Path, lines: Iterable[dict], identity: Callable[[dict], Ha
     """Put lines into a file, atomically; those that `identity` maps to the same are replaced."""
     old = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     kept = {identity(line): line for line in (*map(json.loads, old), *lines)}
-    text = ''.join(json.dumps(line, sort_keys=True) + '\n' for line in kept.values())
+    text = ''.join(json.dumps(line) + '\n' for line in kept.values())
     write(path, text.encode())

@@ -8,7 +8,10 @@ from sbzoo.errors import choose
 from sbzoo.studies.base import Study
 
 # in the order of the table in README.md
-ORDER = 'gradient-noise', 'statistics', 'consistency', 'degeneration', 'causality'
+ORDER = (
+    *('gradient-noise', 'statistics', 'consistency'),
+    *('degeneration', 'depth', 'causality', 'collocation'),
+)
 NAMES = {name: name.replace('-', '_') for name in ORDER}
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from mmengine.runner import set_random_seed
 
 from sbzoo.engine.runner import random_state_kept
@@ -126,27 +128,32 @@ def values_of(measurements: Iterable[Measurement]) -> Values:
 def plot(study: Study, values: Values, path: Path) -> None:
     """Draw a panel for each quantity: a line for each arm, mean and standard deviation."""
     names = values.quantities
-    figure = Figure(figsize=(4.5 * len(names), 3.4), layout='constrained')
+    arms = list(dict.fromkeys(arm for name in names for arm in values.lines(name)))
+    figure = Figure(figsize=(4 * len(names) + 1.8, 3.4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        _panel(axes, values.lines(name))
+        _panel(axes, values.lines(name), arms)
         axes.set(xlabel=study.axis, title=name)
         if name in study.logarithmic:
             axes.set_yscale('log')
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter('{x:g}')
+            axes.yaxis.set_minor_locator(NullLocator())
+    handles = [Line2D([], [], color=f'C{i}', marker='.', label=arm) for i, arm in enumerate(arms)]
+    figure.legend(handles=handles, fontsize='small', loc='outside right upper')
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format='png')
 
 
-def _panel(axes: Axes, lines: Mapping[str, Mapping[str, list[float]]]) -> None:
+def _panel(axes: Axes, lines: Mapping[str, Mapping[str, list[float]]], arms: list[str]) -> None:
     conditions = list(dict.fromkeys(c for line in lines.values() for c in line))
     for arm, line in lines.items():
         axes.errorbar(
             [conditions.index(condition) for condition in line],
             [statistics.mean(values) for values in line.values()],
             [statistics.stdev(values) if len(values) > 1 else 0 for values in line.values()],
-            label=arm,
+            color=f'C{arms.index(arm)}',
             marker='.',
             capsize=2,
         )
     axes.set_xticks(range(len(conditions)), conditions)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize='small')
