@@ -69,7 +69,7 @@ def test_the_next_command_is_in_the_way_of_this_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'tool', [tool for tool in TOOLS if '--seed' in parser_of(tool).format_help()]
+    'tool', [tool for tool in TOOLS if '--seed ' in parser_of(tool).format_help()]
 )
 @pytest.mark.parametrize('wrong', ['-1', str(2**31), str(2**63), str(2**64), '1.5', 'x'])
 def test_seeds_are_of_the_bits_that_every_generator_takes(tool, wrong, capsys):

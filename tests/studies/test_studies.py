@@ -13,8 +13,10 @@ from sbzoo.records import read_measurements, record
 from sbzoo.studies import (
     NAMES,
     causality,
+    collocation,
     consistency,
     degeneration,
+    depth,
     gradient_noise,
     small,
     statistics,
@@ -124,6 +126,47 @@ def test_batch_norm_goes_around_the_mask_in_training_alone(norm, leaks):
     model = causality.transformer(causality.NORMS[norm])
     assert (causality.measure(model.train(), batch=2) > 0.01) == leaks
     assert causality.measure(model.eval(), batch=2) < 1e-6
+
+
+def test_two_images_are_as_far_apart_as_the_layers_put_them():
+    images = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+    layers = [torch.nn.Conv2d(1, 1, 1) for _ in range(3)]
+    for layer in layers:
+        torch.nn.init.constant_(layer.weight, 0.5)
+    assert depth.measure(torch.nn.Sequential(*layers), images) == pytest.approx(0.125)
+
+
+def test_the_residual_of_the_solution_is_zero_and_of_a_parabola_its_laplacian():
+    class Quotient(torch.nn.Module):
+        """The network that gives a function, where it is zero at the border by construction."""
+
+        def forward(self, points):
+            return (self.of(points) / ((points * (1 - points)).prod(1) * 16))[:, None]
+
+        of = staticmethod(collocation.solution)
+
+    points = torch.rand(50, 2, dtype=torch.double) * 0.8 + 0.1
+    assert collocation.residual(Quotient(), points.clone()).abs().max() < 1e-9
+    parabola = Quotient()
+    parabola.of = lambda points: points.square().sum(1)
+    expected = 4 + 2 * math.pi**2 * collocation.solution(points)
+    torch.testing.assert_close(collocation.residual(parabola, points.clone()), expected)
+
+
+def test_autograd_keeps_as_much_as_the_points_of_a_step():
+    small_batch, large_batch, many = (
+        collocation.measure(points, batch, steps=2).saved
+        for points, batch in ((64, 64), (1024, 1024), (1024, 64))
+    )
+    assert many == small_batch
+    assert 12 < large_batch / small_batch < 16.1
+
+
+def test_bytes_of_a_storage_count_once():
+    kept, x = collocation.Kept(), torch.zeros(8)
+    for part in (x, x[:4], x.view(2, 4), torch.zeros(2)):
+        kept.pack(part)
+    assert kept.bytes == 40
 
 
 @pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])
