@@ -15,17 +15,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import box_iou
 
+from sbzoo.checkpoint.cards import card
+from sbzoo.checkpoint.resolve import CARD
 from sbzoo.engine.loss_normalizers import traceless
+from sbzoo.engine.model import config_of, load_model
 from sbzoo.norm import Norm
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject, embedded
 
-CARDS = {norm: f'retinanet_{norm}_b2' for norm in ('bn', 'hybrid', 'gn', 'in', 'ln')}
 INDEPENDENT = 'gn', 'in', 'ln'
+NORMS = 'bn', 'hybrid', *INDEPENDENT
 BATCHES = 1, 2, 8
-PICTURES = 40
-SCORE, IOU = 0.3, 0.5
+PICTURES, NOISES = 40, 100
+SCORE, IOU, STILL = 0.3, 0.5, 1e-3
 MATES, MODE = 'detections that other mates flip', 'detections that differ from evaluation'
+MOVED = 'distance by other mates, of that by other noise'  # of GANs
 
 
 class Boxes(NamedTuple):
@@ -61,11 +65,14 @@ def _matched(one: Boxes, other: Boxes) -> int:
 
 
 def run(seed: int, subject: Subject | None) -> Iterator[Value]:
-    """A user's detector, or the cards of RetinaNet by norm, each on its validation pictures."""
-    subjects = {subject.name: subject} if subject else None
-    for arm in subjects or CARDS:
-        torch.manual_seed(seed)  # the same pictures and mates for all
-        yield from _of(subjects[arm] if subjects else embedded(CARDS[arm], CARDS[arm]), arm)
+    """A user's detector on its validation pictures, or the cards of RetinaNet and DCGAN by norm."""
+    if subject:
+        yield from _of(subject, subject.name)
+        return
+    for norm in NORMS:
+        torch.manual_seed(seed)  # the same pictures, noise and mates for all
+        yield from _of(embedded(name := f'retinanet_{norm}_b2', name), norm)
+        yield from _of_gan(f'dcgan_{norm}_b2', norm)
 
 
 def _of(subject: Subject, arm: str) -> Iterator[Value]:
@@ -95,6 +102,33 @@ def _detect(subject: Subject, indices: list[int], training: bool = True) -> Boxe
     return Boxes(found.bboxes[chosen], found.labels[chosen])
 
 
+def _of_gan(name: str, arm: str) -> Iterator[Value]:
+    sampler = load_model(config_of(card(name)), f'{CARD}{name}').sampler
+    noise = torch.randn(NOISES, sampler.noise_size, device=next(sampler.parameters()).device)
+    with traceless(sampler):
+        _set_norms(sampler, training=True)
+        for batch in BATCHES[1:]:
+            yield Value(MOVED, arm, str(batch), moved(sampler, noise, batch))
+
+
+def moved(sampler: nn.Module, noise: Tensor, batch: int) -> float:
+    """How far other mates move the images of noise, over how far other noise does.
+
+    Args:
+        sampler: From noise [N, C] to images [N, 3, S, S], in the mode that it is in.
+        noise: [N, C]; each row is in two batches, with mates of its own in each.
+        batch: Of how many images.
+    """
+    one, other = (_beside_mates(sampler, noise, batch) for _ in range(2))
+    return ((one - other).square().mean() / (one - one.roll(1, 0)).square().mean()).sqrt().item()
+
+
+def _beside_mates(sampler: nn.Module, noise: Tensor, batch: int) -> Tensor:
+    mates = torch.randn(len(noise), batch - 1, noise.shape[1], device=noise.device)
+    batches = torch.cat([noise[:, None], mates], dim=1)
+    return torch.stack([sampler(each)[0] for each in batches])
+
+
 def _set_norms(model: nn.Module, training: bool) -> None:
     for module in model.modules():
         if isinstance(module, Norm | _BatchNorm):
@@ -103,12 +137,19 @@ def _set_norms(model: nn.Module, training: bool) -> None:
 
 def judge(values: Values) -> Verdict:
     """Batch norm flips, the hybrid less, what is independent of the batch nothing."""
-    flips = {arm: values.of(MODE, arm, 2) for arm in CARDS}
-    still = all(max(values.of(q, a, 2)) == 0 for q in (MODE, MATES) for a in INDEPENDENT)
-    confirmed = still and min(flips['bn']) > max(flips['hybrid']) > 0
-    refuted = not still or max(flips['bn']) == 0
-    said = '; '.join(f'{arm}: {_said(values, arm)}' for arm in CARDS)
-    return decide(confirmed, refuted, f'differ from evaluation at batch size 1, 2, 8: {said}')
+    quantities = MODE, MATES, MOVED
+    still = all(max(values.of(q, arm, 2)) < STILL for q in quantities for arm in INDEPENDENT)
+    bn, hybrid = ([values.of(q, arm, 2) for q in quantities] for arm in NORMS[:2])
+    confirmed = still and all(min(x) > max(y) > 0 for x, y in zip(bn, hybrid, strict=True))
+    refuted = not still or any(max(found) < STILL for found in bn)
+    said = '; '.join(f'{arm}: {_said(values, arm)}' for arm in NORMS)
+    images = ', '.join(f'{values.mean(MOVED, arm, 2):.1%} {arm}' for arm in NORMS[:2])
+    return decide(
+        confirmed,
+        refuted,
+        f'detections that differ from evaluation at batch size 1, 2, 8: {said}; images of a GAN at '
+        f'2 move by {images}',
+    )
 
 
 def _said(values: Values, arm: str) -> str:
@@ -129,8 +170,8 @@ def advise(values: Values, subject: Subject) -> str:
 
 STUDY = Study(
     claim=(
-        'With batch norm a detection depends on which pictures share the batch, and on training or '
-        'evaluation mode; with a hybrid less, with group, instance and layer norm not at all.'
+        'With batch norm a detection or a generated image depends on what shares the batch, and on '
+        'training or evaluation mode; with a hybrid less, with gn, in and ln not at all.'
     ),
     source='Ioffe 2017, arXiv 1702.03275; Singh and Shrivastava 2019, arXiv 1904.03515',
     run=run,

@@ -169,6 +169,14 @@ def test_bytes_of_a_storage_count_once():
     assert kept.bytes == 40
 
 
+def test_images_move_by_what_is_in_them_of_their_mates():
+    noise = torch.randn(400, 50)
+    own = consistency.moved(lambda z: z.view(-1, 1, 5, 10), noise, batch=2)
+    mixed = consistency.moved(lambda z: (z + 0.1 * z.flip(0)).view(-1, 1, 5, 10), noise, batch=2)
+    assert own == 0
+    assert mixed == pytest.approx(0.1 / math.sqrt(1.01), rel=0.03)
+
+
 @pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])
 def test_small_networks_have_the_norm_that_is_asked_for(spec):
     model = small.network(spec)
