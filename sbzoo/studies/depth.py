@@ -91,9 +91,8 @@ def _kept(values: Values, arm: str) -> float:
 
 
 def _said(values: Values, arm: str) -> str:
-    apart = ', '.join(f'{values.mean(APART, arm, depth):.2g}' for depth in DEPTHS)
-    accuracy = ', '.join(f'{values.mean(ACCURACY, arm, depth):.2f}' for depth in DEPTHS)
-    return f'{arm}: apart by {apart}, accuracy {accuracy} at {", ".join(map(str, DEPTHS))} layers'
+    apart, accuracy = (values.mean(q, arm, DEPTHS[-1]) for q in (APART, ACCURACY))
+    return f'{arm}: apart by {apart:.2g}, accuracy {accuracy:.2f} at {DEPTHS[-1]} layers'
 
 
 STUDY = Study(

@@ -114,8 +114,7 @@ def _of(subject: Subject, arm: str) -> Iterator[Value]:
 
 def judge(values: Values) -> Verdict:
     """2 / (n_eff B) at every B, with an n_eff that is far below the positions of a map."""
-    lines = values.lines(WORTH)
-    worths = {arm: [n for found in lines[arm].values() for n in found] for arm in SETS}
+    worths = {arm: [values.mean(WORTH, arm, batch) for batch in BATCHES] for arm in SETS}
     sizes = {arm: _positions(values, arm) for arm in SETS}
     confirmed = all(max(n) < min(1.5 * min(n), sizes[arm] / 2) for arm, n in worths.items())
     refuted = any(max(n) > min(2 * min(n), sizes[arm]) for arm, n in worths.items())

@@ -446,7 +446,7 @@ def test_it_is_written_whole_or_not_at_all(material, tmp_path):
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(page, 'list_cards', list)
     made = page.html(page.sections(page.gather([], tmp_path / 'none'), tmp_path))
-    assert made.count('Nothing here') == 5
+    assert made.count('Nothing here') == 6
     assert 'Object detection' not in made
 
 

@@ -158,7 +158,7 @@ def test_autograd_keeps_as_much_as_the_points_of_a_step():
         collocation.measure(points, batch, steps=2).saved
         for points, batch in ((64, 64), (1024, 1024), (1024, 64))
     )
-    assert many == small_batch
+    assert many == pytest.approx(small_batch, rel=0.01)
     assert 12 < large_batch / small_batch < 16.1
 
 
