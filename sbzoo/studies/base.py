@@ -22,6 +22,7 @@ from sbzoo.studies.subject import Subject
 
 CONFIRMED, REFUTED, UNDECIDED = 'confirmed', 'refuted', 'undecided by the spread'
 SEPARATOR = ' / '  # in the name of a figure on record
+CROWDED = 1000  # the range of a logarithmic axis that has no room for more than its decades
 
 
 class Value(NamedTuple):
@@ -135,7 +136,9 @@ def plot(study: Study, values: Values, path: Path) -> None:
         axes.set(xlabel=study.axis, title=name)
         if name in study.logarithmic:
             axes.set_yscale('log')
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axes.get_ylim()
+            subs = (1, 2, 5) if high < CROWDED * low else (1,)
+            axes.yaxis.set_major_locator(LogLocator(subs=subs))
             axes.yaxis.set_major_formatter('{x:g}')
             axes.yaxis.set_minor_locator(NullLocator())
     handles = [Line2D([], [], color=f'C{i}', marker='.', label=arm) for i, arm in enumerate(arms)]
