@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sbzoo.norm import build_norm
 from sbzoo.studies import small
@@ -58,20 +57,10 @@ def run(seed: int, subject: Subject | None) -> Iterator[Value]:
             body = network(spec, depth)
             head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * WIDTH, 10))
             yield Value(APART, arm, str(depth), measure(body, pair))
-            yield Value(ACCURACY, arm, str(depth), train(nn.Sequential(body, head)))
-
-
-def train(model: nn.Module) -> float:
-    """The accuracy on held-out digits after `STEPS` steps of SGD."""
-    images, labels = small.digits()
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9)
-    for _ in range(STEPS):
-        chosen = torch.randint(len(images), (BATCH,))
-        loss = cross_entropy(model.train()(images[chosen]), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return small.accuracy(model)
+            model = nn.Sequential(body, head)
+            small.train(model, *small.digits(), STEPS, BATCH, LR)
+            accuracy = small.accuracy(model, *small.digits(held_out=True))
+            yield Value(ACCURACY, arm, str(depth), accuracy)
 
 
 def judge(values: Values) -> Verdict:

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from sbzoo.norm import build_norm
 
@@ -33,8 +34,20 @@ def network(spec: str = '') -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(after, 10))
 
 
+def train(
+    model: nn.Module, images: Tensor, labels: Tensor, steps: int, batch: int, lr: float
+) -> None:
+    """Train with SGD and momentum at a constant learning rate, on batches drawn at random."""
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch,))
+        loss = cross_entropy(model.train()(images[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 @torch.no_grad()
-def accuracy(model: nn.Module) -> float:
-    """The part of the held-out digits that is classified rightly, in evaluation mode."""
-    images, labels = digits(held_out=True)
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The part of images that is classified rightly, in evaluation mode."""
     return (model.eval()(images).argmax(1) == labels).float().mean().item()

@@ -12,12 +12,14 @@ from sbzoo.norm import Norm
 from sbzoo.records import read_measurements, record
 from sbzoo.studies import (
     NAMES,
+    capacity,
     causality,
     collocation,
     consistency,
     degeneration,
     depth,
     gradient_noise,
+    pruning,
     small,
     statistics,
     study,
@@ -175,6 +177,36 @@ def test_images_move_by_what_is_in_them_of_their_mates():
     mixed = consistency.moved(lambda z: (z + 0.1 * z.flip(0)).view(-1, 1, 5, 10), noise, batch=2)
     assert own == 0
     assert mixed == pytest.approx(0.1 / math.sqrt(1.01), rel=0.03)
+
+
+def test_the_smallest_weights_of_all_layers_are_cut():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4))
+    with torch.no_grad():
+        model[2].weight *= 100
+    cut = pruning.measure(model, 0.5)
+    assert not cut[0].weight.any()
+    assert torch.equal(cut[2].weight, model[2].weight)
+    assert model[0].weight.any()
+
+
+def test_a_rewound_network_has_the_same_weights_left(monkeypatch):
+    monkeypatch.setattr(pruning, 'STEPS', pruning.EARLY + 3)
+    early = small.network('bn')
+    cut = pruning.measure(small.network('bn'), 0.7)
+    again = pruning.rewound(cut, early)
+    for one, other in zip(again, cut, strict=True):
+        if hasattr(other, 'weight_mask'):
+            assert torch.equal(one.weight == 0, other.weight == 0)
+    assert not torch.equal(again[0].weight, early[0].weight * cut[0].weight_mask)  # it trained
+
+
+def test_a_network_that_sees_each_picture_alone_learns_labels_by_heart(monkeypatch):
+    images = torch.randn(8, 1, 8, 8)
+    labels = torch.arange(8)
+    monkeypatch.setattr(capacity, 'EPOCHS', 0)
+    assert capacity.measure('gn8', images, labels, batch=2) < 0.5
+    monkeypatch.setattr(capacity, 'EPOCHS', 100)
+    assert capacity.measure('gn8', images, labels, batch=2) == 1
 
 
 @pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])
