@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,26 @@ def test_results_are_shown_as_they_are():
     assert transfer.table(results('transfer_digits')) in readme
     assert gan.table(results('gan_digits'), gan.NORMS) in readme
     assert configs.table(json.loads(configs.SUMMARY.read_text())['norms']) in readme
+
+
+@pytest.mark.parametrize(
+    ('config', 'name', 'cell'),
+    [
+        *(
+            (f'retinanet_{norm}_b2_light', 'light', ('mixed aspect ratios', norm, 'left out'))
+            for norm in ('gn', 'in', 'ln', 'hybrid')
+        ),
+        ('rtmdet_gn_b8', 'batch', ('AdamW', 'gn8, square root', 'batch 8')),
+    ],
+)
+def test_the_header_of_a_config_says_what_was_measured(config, name, cell):
+    found = [m['figures']['bbox_mAP'] for m in results(name) if row_of(m) == cell]
+    header = (ROOT / f'configs/{config}.py').read_text()
+    assert f'# AP {statistics.mean(found):.3f} on average over {len(found)} seeds' in header
+
+
+def row_of(measurement: dict) -> tuple[str, str, str]:
+    return tuple(measurement['row'][key] for key in ('study', 'arm', 'condition'))
 
 
 def test_runs_of_the_norms_are_of_one_protocol():
