@@ -10,7 +10,7 @@ from sbzoo import plugin
 from sbzoo.errors import UserError
 from sbzoo.norm import NORMS, Norm, build_norm, calibrate, convert_norm, norm_cfg, reestimate
 
-__version__ = '0.5.0'
+__version__ = '0.6.0'
 __all__ = [
     'NORMS',
     'Norm',
