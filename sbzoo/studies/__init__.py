@@ -10,7 +10,7 @@ from sbzoo.studies.base import Study
 # in the order of the table in README.md
 ORDER = (
     *('gradient-noise', 'statistics', 'consistency'),
-    *('degeneration', 'depth', 'capacity', 'pruning', 'causality', 'collocation'),
+    *('degeneration', 'depth', 'capacity', 'pruning', 'causality', 'federated', 'collocation'),
 )
 NAMES = {name: name.replace('-', '_') for name in ORDER}
 

@@ -18,6 +18,7 @@ from sbzoo.studies import (
     consistency,
     degeneration,
     depth,
+    federated,
     gradient_noise,
     pruning,
     small,
@@ -207,6 +208,43 @@ def test_a_network_that_sees_each_picture_alone_learns_labels_by_heart(monkeypat
     assert capacity.measure('gn8', images, labels, batch=2) < 0.5
     monkeypatch.setattr(capacity, 'EPOCHS', 100)
     assert capacity.measure('gn8', images, labels, batch=2) == 1
+
+
+def test_the_server_has_the_mean_of_its_clients():
+    states = [torch.nn.BatchNorm2d(2).state_dict() for _ in range(2)]
+    states[1]['running_mean'].fill_(3)
+    states[0]['num_batches_tracked'].fill_(7)
+    mean = federated.measure(states)
+    assert mean['running_mean'].tolist() == [1.5, 1.5]
+    assert mean['weight'].tolist() == [1, 1]
+    assert mean['num_batches_tracked'] == 7
+
+
+@pytest.mark.parametrize('keeps', [True, False])
+def test_fedbn_keeps_batch_norm_on_its_client(keeps, monkeypatch):
+    monkeypatch.setattr(federated, 'ROUNDS', 1)
+    monkeypatch.setattr(federated, 'STEPS', 2)
+    models = []
+    monkeypatch.setattr(small, 'accuracy', lambda model, *_: models.append(model) or 1.0)
+    assert federated.train('bn', federated.by_light()[:2], keeps) == 1
+    one, other = (model.state_dict() for model in models)
+    same = {key for key in one if torch.equal(one[key], other[key])}
+    of_bn = {key for key in one if 'running' in key}
+    assert of_bn.isdisjoint(same) if keeps else of_bn <= same
+    assert '0.weight' in same
+
+
+def test_clients_differ_in_light_or_in_classes():
+    light, classes = federated.by_light(), federated.by_classes()
+    assert len({client.images.std().item() for client in light}) == len(light)
+    assert sum(len(client.labels) for client in light) == len(small.digits()[1])
+    assert [client.labels.unique().tolist() for client in classes] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+        [6, 7],
+        [8, 9],
+    ]
 
 
 @pytest.mark.parametrize('spec', ['', 'gn8', 'bn', 'hybrid'])
