@@ -123,7 +123,7 @@ STUDY = Study(
         'Averaged over clients whose pictures differ in light, batch norm fails; kept on its '
         'client (FedBN) it does not, and norms of a sample have no such trouble.'
     ),
-    source='FedBN: Li et al. 2021, arXiv 2102.07623; against it Zhong et al. 2023, arXiv 2303.06530',
+    source='FedBN: Li et al. 2021, arXiv 2102.07623; against it arXiv 2303.06530',
     run=run,
     judge=judge,
     axis='how clients differ',
