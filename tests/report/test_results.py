@@ -242,6 +242,8 @@ def test_a_benchmark_records_and_says_what_is_next(bench, tmp_path, capsys):
     assert like_coco['protocol'].keys() == {'images', 'detections', 'seed', 'rounds'}
     bench('tables', '--results', tmp_path)
     assert (tmp_path / 'README.md').read_text() == tables.render(tmp_path)
+    assert (tmp_path / 'studies.md').read_text() == tables.render_studies(tmp_path)
+    assert tables.STUDIES.read_text() == tables.render_studies(README.parent)  # is as it was
     with pytest.raises(SystemExit):
         bench('--help')
     said = capsys.readouterr().out

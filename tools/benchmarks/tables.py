@@ -48,13 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write README.md, and the plot that it shows, into the folder of the results."""
+    """Write README.md, the plot that it shows, and the page of the studies."""
     path = args.results / 'README.md'
     write(path, render(args.results).encode())
     retinanet = _read(args.results / 'retinanet_digits.jsonl')
     plot = ap_by_batch.draw(retinanet, read_all(args.results)['batch'], args.results)
-    write(STUDIES, render_studies(args.results).encode())
-    print(f'written: {path}, {plot}, {STUDIES}')
+    is_ours = args.results.resolve() == output.RESULTS.resolve()
+    studied = STUDIES if is_ours else args.results / 'studies.md'
+    write(studied, render_studies(args.results).encode())
+    print(f'written: {path}, {plot}, {studied}')
     print('next:    python tools/report.py')
 
 
