@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from sbzoo.checkpoint.io import check_fit, named_as_in
 from sbzoo.checkpoint.key_maps import Weights
 from sbzoo.engine.model import build_model
+from sbzoo.engine.options.parts import typed_dicts
 from sbzoo.engine.runner import random_state_kept
 
 NUM_CLASSES = re.compile(r'num_(\w+_)?classes')
@@ -56,20 +56,12 @@ def fit_but_for_classes(
 
 def _with_other_classes(cfg: Config) -> nn.Module:
     cfg = copy.deepcopy(cfg)
-    for part in _dicts(cfg.model):
+    for part in typed_dicts(cfg.model):
         for key, value in part.items():
             if NUM_CLASSES.fullmatch(key) and isinstance(value, int) and value:
                 part[key] = value + 1
     with random_state_kept():
         return build_model(cfg)
-
-
-def _dicts(node: object) -> Iterator[dict]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    for value in node if isinstance(node, (list, tuple)) else ():
-        yield from _dicts(value)
 
 
 def _agree(given: Tensor, own: Tensor, other: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbzoo.norm.kernels import reference
-from sbzoo.norm.moments import Moments, wide
+from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.pools import Group, InstanceBatch, Mix, Pool
 
 Maps = tuple[Tensor, Tensor]  # broadcastable to images [N, C, H, W]
@@ -41,9 +41,11 @@ def _evaluate(x: Tensor, layer: nn.Module) -> Tensor:
     if isinstance(pool, InstanceBatch):
         return _instance_batch_norm(x, layer)
     mean, var = _statistics(x, pool, layer, layer.epsilon)
-    scale = var.rsqrt() if layer.weight is None else _maps(wide(layer.weight)) / var.sqrt()
+    scale = (
+        var.rsqrt() if layer.weight is None else along_channels(wide(layer.weight), x) / var.sqrt()
+    )
     y = (wide(x) - mean) * scale
-    return (y if layer.bias is None else y + _maps(wide(layer.bias))).to(x.dtype)
+    return (y if layer.bias is None else y + along_channels(wide(layer.bias), x)).to(x.dtype)
 
 
 def _batch_norm(
@@ -67,10 +69,10 @@ def _statistics(x: Tensor, pool: Pool, layer: nn.Module, eps: float) -> Maps:
     """Mean, and variance with eps, which is added to what is constant if anything is."""
     fixed = pool.fixed(layer)
     if fixed is not None:
-        return _maps(fixed.mean[0]), _maps(fixed.var[0]) + eps
+        return along_channels(fixed.mean[0], x), along_channels(fixed.var[0], x) + eps
     if isinstance(pool, Mix):
         (mean, var), other = (_statistics(x, p, layer, 0) for p in (pool.first, pool.second))
-        alpha = _maps(layer.alpha)
+        alpha = along_channels(layer.alpha, x)
         mean = mean * alpha + other[0] * (1 - alpha)
         return mean, (var * alpha + eps) + other[1] * (1 - alpha)
     if isinstance(pool, Group) and pool.groups in (1, layer.num_features):
@@ -79,8 +81,3 @@ def _statistics(x: Tensor, pool: Pool, layer: nn.Module, eps: float) -> Maps:
         return mean, (wide(x) - mean).square().mean(over, keepdim=True) + eps
     mean, var, _ = pool(Moments(*reference.moments_within(x, None)), layer)
     return mean[:, :, None, None], var[:, :, None, None] + eps
-
-
-def _maps(table: Tensor) -> Tensor:
-    """From [C], or a scalar, to [C, 1, 1]."""
-    return table.view(-1, 1, 1)

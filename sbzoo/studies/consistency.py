@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import box_iou
 
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.resolve import CARD
 from sbzoo.engine.loss_normalizers import traceless
 from sbzoo.engine.model import config_of, load_model
-from sbzoo.norm import Norm
+from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject, embedded
 
@@ -131,7 +130,7 @@ def _beside_mates(sampler: nn.Module, noise: Tensor, batch: int) -> Tensor:
 
 def _set_norms(model: nn.Module, training: bool) -> None:
     for module in model.modules():
-        if isinstance(module, Norm | _BatchNorm):
+        if tracks_running(module):
             module.train(training)
 
 

@@ -81,15 +81,14 @@ def _gradient(model: nn.Module, indices: Tensor) -> Tensor:
 
 def _of_subject(subject: Subject) -> Iterator[Value]:
     chosen = torch.randperm(len(subject.trained_on.dataset))[:PICTURES]
-    parameters = trainable(subject.model)
+    parameters, normalizers = trainable(subject.model), subject.normalizers(chosen)
 
     def of(indices: Tensor) -> Tensor:
-        return gradient(subject.loss(chosen[indices]), parameters).cpu()
+        return gradient(subject.loss(chosen[indices], normalizers), parameters).cpu()
 
-    with subject.one_normalizer(chosen):
-        for batch in OF_PICTURES:
-            noise = measure(of, len(chosen), batch, DRAWN_PICTURES // batch)
-            yield from _values(subject.name, batch, noise)
+    for batch in OF_PICTURES:
+        noise = measure(of, len(chosen), batch, DRAWN_PICTURES // batch)
+        yield from _values(subject.name, batch, noise)
 
 
 def _values(arm: str, batch: int, noise: Noise) -> Iterator[Value]:

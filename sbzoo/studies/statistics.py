@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from sbzoo.norm import Norm
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject, embedded
 
@@ -79,7 +78,7 @@ def moments_of(subject: Subject, pictures: Sequence[int]) -> dict[str, Moments]:
     return {name: _stacked(parts, len(pictures)) for name, parts in found.items() if parts}
 
 
-NORMS = Norm, _NormBase, nn.GroupNorm
+NORMS = _NormBase, nn.GroupNorm  # sbzoo's too
 
 
 def _take(parts: list[tuple[Tensor, Tensor, int]], _: nn.Module, args: tuple) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sbzoo.checkpoint.resolve import CARD
-from sbzoo.detection.normalizers import Replace, replaced, unsupported
+from sbzoo.detection.normalizers import replaced, unsupported
 from sbzoo.engine.loss_normalizers import traceless
 from sbzoo.engine.model import build_model, kind_of, load_model, scope_of
 from sbzoo.engine.options.config import load_config
@@ -66,37 +64,36 @@ class Subject:
     def losses(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The losses of training pictures, as one batch in training mode."""
         data = self.batch(self.trained_on, indices, training=True)
-        with DefaultScope.overwrite_default_scope(self.cfg.get('default_scope', 'mmdet')):
+        with scope_of(self.cfg):
             return self.model.train()(**data, mode='loss')
 
-    def loss(self, indices: Sequence[int]) -> Tensor:
-        """The sum of its losses, a scalar."""
-        return self.model.parse_losses(self.losses(indices))[0]
+    def loss(
+        self, indices: Sequence[int], normalizers: Mapping[str, float] | None = None
+    ) -> Tensor:
+        """The sum of its losses, a scalar.
 
-    @contextmanager
-    def one_normalizer(self, indices: Sequence[int]) -> Iterator[None]:
-        """Losses inside are sums over pictures, over the positives that a picture has on average.
+        Args:
+            indices: Of training pictures.
+            normalizers: What to divide by for each picture (see `normalizers`), so that the loss of
+                a batch is the mean of those of its pictures; by default MMDetection's own.
+        """
+        if not normalizers:
+            return self.model.parse_losses(self.losses(indices))[0]
+        with replaced(self.model, lambda name, _: normalizers[name] * len(indices)):
+            return self.loss(indices)
 
-        So that of a batch is the mean of those of its pictures, which by MMDetection's own
-        normaliser it is not. A model of which the normalisers are not known keeps its own, which is
-        logged.
+    def normalizers(self, indices: Sequence[int]) -> dict[str, float]:
+        """What its losses are divided by, for a picture on average over some.
+
+        None are returned of a model of which they are not known, and that is logged.
         """
         if unknown := unsupported(self.model):
             print_log(f'losses keep their own normaliser: that of {", ".join(unknown)} is unknown')
-            yield
-            return
+            return {}
         counted: dict[str, float] = {}
-        with traceless(self.model), replaced(self.model, _counting(counted)):
+        with traceless(self.model), replaced(self.model, counted.setdefault):
             self.losses(indices)
-        images = 0
-
-        def count(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            nonlocal images
-            images = len(kwargs['inputs'])
-
-        hook = self.model.register_forward_pre_hook(count, with_kwargs=True)
-        with hook, replaced(self.model, lambda n, _: counted[n] * images / len(indices)):
-            yield
+        return {name: value / len(indices) for name, value in counted.items()}
 
 
 def open_subject(cfg: Config, reference: str | None, name: str) -> Subject:
@@ -113,14 +110,6 @@ def open_subject(cfg: Config, reference: str | None, name: str) -> Subject:
 def embedded(config: str, card: str) -> Subject:
     """A card's weights on the data of one of the embedded sets, by the name of a config."""
     return open_subject(load_config(str(ROOT / f'configs/{config}.py')), f'{CARD}{card}', card)
-
-
-def _counting(counted: dict[str, float]) -> Replace:
-    def count(name: str, value: float) -> float:
-        counted[name] = value
-        return value
-
-    return count
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -248,17 +248,14 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 def positive_int(text: str) -> int:
     """An option's value that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text}: give 1 or more')
-    return value
+    return count(text, least=1)
 
 
-def count(text: str) -> int:
+def count(text: str, least: int = 0) -> int:
     """An option's value that counts something, maybe nothing."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'{text}: give 0 or more')
+    if value < least:
+        raise argparse.ArgumentTypeError(f'{text}: give {least} or more')
     return value
 
 

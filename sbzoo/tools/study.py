@@ -69,14 +69,14 @@ def _run(name: str, subject: Subject | None, args: argparse.Namespace) -> None:
     if subject and not chosen.advise:
         raise UserError(f'{name}: it is on embedded data and small networks, without a model')
     lines = _measured(name, chosen, subject, args)
-    values, drawing = values_of(lines), args.out / f'study_{name}.png'
+    values, shown, drawing = values_of(lines), tables(lines), args.out / f'study_{name}.png'
     plot(chosen, values, drawing)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(f'\n{name}: {chosen.claim} ({chosen.source})\n', soft_wrap=True)
-    for table in tables(lines):
+    for table in shown:
         console.print(f'{body(table)}\n', soft_wrap=True)
     said = chosen.advise(values, subject) if subject else chosen.judge(values)
-    console.print(f'{tables(lines)[0].note}\n{said}\nplot:    {drawing}', soft_wrap=True)
+    console.print(f'{shown[0].note}\n{said}\nplot:    {drawing}', soft_wrap=True)
 
 
 def _measured(
@@ -94,11 +94,11 @@ def _measured(
     found = []
     for seed in track(args.seeds or chosen.seeds, name, transient=True):
         row = dict(study=name, model=subject.name if subject else '', seed=seed)
-        if tuple(row.values()) not in known:
-            values = figures(chosen.values(seed, subject))
-            known[tuple(row.values())] = measurement(row, values, {}, ['mmdet'])
-            record(path, [known[tuple(row.values())]])
-        found.append(known[tuple(row.values())])
+        line = known.get(tuple(row.values()))
+        if line is None:
+            line = measurement(row, figures(chosen.values(seed, subject)), {}, ['mmdet'])
+            record(path, [line])
+        found.append(line)
     return found
 
 

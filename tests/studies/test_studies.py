@@ -267,10 +267,11 @@ def detector():
 
 def test_with_one_normalizer_the_gradient_of_a_batch_is_the_mean_of_those_of_its_pictures(detector):
     parameters = trainable(detector.model)
-    with detector.one_normalizer(range(4)):
-        whole, *parts = (
-            gradient(detector.loss(chosen), parameters) for chosen in ([0, 1, 2, 3], [0, 1], [2, 3])
-        )
+    normalizers = detector.normalizers(range(4))
+    whole, *parts = (
+        gradient(detector.loss(chosen, normalizers), parameters)
+        for chosen in ([0, 1, 2, 3], [0, 1], [2, 3])
+    )
     difference = (torch.stack(parts).mean(0) - whole).norm() / whole.norm()
     assert difference < 1e-4
     by_itself = [gradient(detector.loss(chosen), parameters) for chosen in ([0, 1], [2, 3])]
