@@ -13,7 +13,7 @@ model = dict(
     generator=dict(type='StyleGAN2Generator', image_size=128, style_mixing=0.9),
     discriminator=dict(type='StyleGAN2Discriminator', image_size=128),
     loss='non-saturating',
-    # the rule of StyleGAN2-ADA's code, as in stylegan2_b8
+    # 0.0002 times the pixels of an image over the batch size, the rule of StyleGAN2-ADA's code
     penalties=[dict(type='r1', weight=0.0002 * 128**2 / 8, interval=16)],
     path_length=dict(weight=2.0, interval=4),
     ema=dict(half_life=10_000),

@@ -58,6 +58,8 @@ CONFIG = 'configs/retinanet_gn_b2.py'
         ([CONFIG, '--data', '/nowhere'], '/nowhere: no such folder'),
         ([CONFIG, '--resume', '/nowhere.pth'], '/nowhere.pth: no such file of weights'),
         ([CONFIG, '--cfg-options', 'lr'], 'give KEY=VALUE'),
+        ([CONFIG, '--cfg-options', 'a=[dict(b=1,c=2)]'], 'KEY.0.KEY in a list'),
+        ([CONFIG, '--cfg-options', 'a=[1,2'], 'give KEY=VALUE'),
         ([CONFIG, '--work-dir', '/dev/null/runs'], 'Not a directory'),
         ([CONFIG, '--amp'], 'needs a GPU'),
     ],

@@ -51,6 +51,9 @@ def build(config: str, **changes) -> nn.Module:
         cfg.model.image_size = CONFIGS[config]
     if 'augment' in cfg.model:
         cfg.model.augment = ''
+    if 'path_length' in cfg.model:
+        cfg.model.path_length = None
+        cfg.model.generator.style_mixing = 0
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
     for module in model.modules():

@@ -111,8 +111,9 @@ def _key_values(options: list[str]) -> dict:
     parser.add_argument('--options', nargs='+', action=DictAction)
     try:
         return parser.parse_args(['--options', *options]).options
-    except ValueError as error:
-        raise UserError(f'--cfg-options {" ".join(options)}: give KEY=VALUE') from error
+    except (ValueError, AssertionError, RecursionError) as error:  # mmengine's for such values
+        valid = 'KEY=VALUE, where VALUE is a word, a number or a list of them; KEY.0.KEY in a list'
+        raise UserError(f'--cfg-options {" ".join(options)}: give {valid}') from error
 
 
 def use_sbzoo(cfg: Config) -> None:
