@@ -13,13 +13,14 @@ from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
 from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
-from sbzoo.norm.padding import Pictures, without_padding
+from sbzoo.norm.padding import Pictures, Size, without_padding
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
 from sbzoo.norm.spec import parse, split_spec
 from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
 from sbzoo.norm.unfoldable import UnfoldableEps
 
 _LARGE = 2**22  # elements, from where memory traffic is all that counts
+_SMALL = 2**18  # elements, up to where calls cost more than pixels
 
 
 class Norm(nn.InstanceNorm2d):
@@ -156,8 +157,11 @@ class Norm(nn.InstanceNorm2d):
         affine = self.weight, self.bias, self.relu, pictures
         if fixed is not None:
             return normalize_fixed(x, fixed, self.epsilon, *affine)
-        if isinstance(self.pool, Group) and not pictures and not self._is_narrow(x):
-            return self._group_norm(x)
+        if isinstance(self.pool, Group) and not self._is_narrow(x):
+            if pictures is None:
+                return self._group_norm(x)
+            if x.numel() <= _SMALL and not in_plain_torch():
+                return self._group_norm_of(pictures.on(x), x)
         if isinstance(self.pool, FilterResponse):
             return self._filter_response_norm(x, pictures)
         if isinstance(self.pool, EvoNormS0):
@@ -211,6 +215,17 @@ class Norm(nn.InstanceNorm2d):
             return group_norm_relu(*arguments)
         y = F.group_norm(*arguments)
         return y.relu_() if self.relu else y
+
+    def _group_norm_of(self, sizes: list[Size], x: Tensor) -> Tensor:
+        """Picture by picture."""
+        height, width = x.shape[2:]
+        pictures = zip(x.split(1), sizes, strict=True)
+        return torch.cat(
+            [
+                F.pad(self._group_norm(sample[:, :, :h, :w]), (0, width - w, 0, height - h))
+                for sample, (h, w) in pictures
+            ]
+        )
 
     def _filter_response_norm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """max(y, threshold) = relu(y - threshold) + threshold, and the bias has room for one."""

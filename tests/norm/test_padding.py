@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sbzoo.norm import Norm, reestimate
+from sbzoo.norm import Norm, layers, reestimate
 from sbzoo.norm.padding import Pictures, within
 from sbzoo.norm.recompute import lean
 
@@ -75,6 +75,15 @@ def assert_same(ours: Callable, theirs: Callable, x: Tensor, *norms: nn.Module) 
 )
 def test_a_picture_is_normed_as_by_itself(spec, training, relu, memory_format):
     norm = random_norm(spec, relu=relu).train(training)
+    assert_same(padded, alone, maps(memory_format), norm, copy.deepcopy(norm))
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('relu', [True, False])
+@pytest.mark.parametrize('spec', ['gn4', 'gn8', 'ln', 'in'])
+def test_a_picture_on_large_maps_is_normed_as_by_itself(monkeypatch, spec, relu, memory_format):
+    monkeypatch.setattr(layers, '_SMALL', 0)
+    norm = random_norm(spec, relu=relu)
     assert_same(padded, alone, maps(memory_format), norm, copy.deepcopy(norm))
 
 
