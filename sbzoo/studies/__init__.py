@@ -9,8 +9,9 @@ from sbzoo.studies.base import Study
 
 # in the order of the table in README.md
 ORDER = (
-    *('gradient-noise', 'statistics', 'consistency'),
-    *('degeneration', 'depth', 'capacity', 'pruning', 'causality', 'federated', 'collocation'),
+    *('gradient-noise', 'statistics', 'consistency', 'flatness', 'membership', 'pruning'),
+    *('minima', 'degeneration', 'alpha', 'depth', 'capacity', 'causality', 'contrastive'),
+    *('federated', 'collocation', 'transfer'),
 )
 NAMES = {name: name.replace('-', '_') for name in ORDER}
 

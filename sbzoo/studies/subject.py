@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from sbzoo.detection.normalizers import replaced, unsupported
 from sbzoo.engine.loss_normalizers import traceless
 from sbzoo.engine.model import build_model, kind_of, load_model, scope_of
 from sbzoo.engine.options.config import load_config
+from sbzoo.engine.options.parts import leaf
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.paths import ROOT
@@ -45,16 +47,24 @@ class Subject:
     @cached_property
     def trained_on(self) -> DataLoader:
         """Its training pictures, augmented as in training."""
-        return self._loader('train_dataloader')
+        return self._loader(self.cfg.train_dataloader)
+
+    @cached_property
+    def unaugmented(self) -> DataLoader:
+        """Its training pictures, all of them, loaded as in validation."""
+        loader = deepcopy(self.cfg.val_dataloader)
+        changed = dict(pipeline=leaf(loader.dataset).pipeline, test_mode=True)
+        loader.dataset = {**leaf(self.cfg.train_dataloader.dataset), **changed}
+        return self._loader(loader)
 
     @cached_property
     def held_out(self) -> DataLoader:
         """Its validation pictures."""
-        return self._loader('val_dataloader')
+        return self._loader(self.cfg.val_dataloader)
 
-    def _loader(self, name: str) -> DataLoader:
+    def _loader(self, cfg: ConfigDict) -> DataLoader:
         with scope_of(self.cfg):
-            return Runner.build_dataloader(self.cfg[name], seed=0)
+            return Runner.build_dataloader(cfg, seed=0)
 
     def batch(self, loader: DataLoader, indices: Sequence[int], training: bool = False) -> dict:
         """Pictures of a loader as one batch, on the device and normalised."""

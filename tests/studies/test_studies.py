@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from forks import tool
+from mmengine.structures import InstanceData
+from torch.nn.utils import parametrize
 
 from sbzoo.__main__ import parser_of
 from sbzoo.errors import UserError
@@ -12,18 +14,25 @@ from sbzoo.norm import Norm
 from sbzoo.records import read_measurements, record
 from sbzoo.studies import (
     NAMES,
+    alpha,
     capacity,
     causality,
     collocation,
     consistency,
+    contrastive,
+    curvature,
     degeneration,
     depth,
     federated,
+    flatness,
     gradient_noise,
+    membership,
+    minima,
     pruning,
     small,
     statistics,
     study,
+    transfer,
 )
 from sbzoo.studies.base import Value, Values, figures, plot
 from sbzoo.studies.subject import embedded, gradient, trainable
@@ -98,11 +107,107 @@ def test_detections_that_only_one_side_has_are_flips():
     assert consistency.measure([boxes()], [boxes()]) == 0
 
 
+def test_the_curvature_of_a_quadratic_is_that_of_its_matrix():
+    matrix = torch.randn(40, 40)
+    matrix = matrix + matrix.T
+    x, without = torch.nn.Parameter(torch.randn(40)), torch.nn.Parameter(torch.zeros(5))
+    found = curvature.measure(x @ matrix @ x / 2, [x, without], probes=2000)
+    assert found.top == pytest.approx(torch.linalg.eigvalsh(matrix)[-1].item(), rel=0.01)
+    # a probe has the variance of twice the squares beside the diagonal
+    beside = matrix - matrix.diag().diag()
+    spread = (2 * beside.square().sum() / 2000).sqrt().item()
+    assert found.trace == pytest.approx(matrix.trace().item(), abs=4 * spread)
+
+
+def test_the_trace_of_a_diagonal_needs_one_vector():
+    x = torch.nn.Parameter(torch.randn(30))
+    scales = torch.arange(1.0, 31)
+    found = curvature.measure((scales * x.square()).sum() / 2, [x], probes=1)
+    assert found.trace == pytest.approx(30 * 31 / 2)
+    assert found.top == pytest.approx(30, rel=0.01)
+
+
+def test_training_ends_at_the_goal_or_fails(monkeypatch):
+    monkeypatch.setattr(minima, 'GOAL', 1.5)
+    model = small.network()
+    assert minima.train(model, 16, 0.1)
+    with torch.no_grad():
+        images, labels = small.digits()
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+    assert 0.7 < loss < 1.5  # where it has just got to
+    assert not minima.train(small.network(), 16, lr=1e6)
+    monkeypatch.setattr(minima, 'STEPS', minima.EVERY)
+    assert minima.measure(16, lr=1e-6) is None
+
+
 @pytest.mark.parametrize(('shape', 'left'), [((1, 1), 0), ((2, 1), 0), ((5, 1), 3), ((1, 3), 7)])
 def test_normalizing_n_values_leaves_n_minus_two_directions(shape, left):
     batch, side = shape
     x = torch.randn(batch, 1, side, side, dtype=torch.double)
     assert degeneration.measure(x) == pytest.approx(left / x.numel())
+
+
+def scaled(pattern_tells: bool):
+    """Digits of two classes: told by the pattern, in any light, or by the light of one pattern."""
+    labels = torch.randint(2, (256,))
+    patterns = torch.randn(2, 1, 8, 8)
+    if pattern_tells:
+        return patterns[labels] * 10 ** (torch.rand(256, 1, 1, 1) * 3 - 1.5), labels
+    return patterns[:1] * (1.0 + 2 * labels)[:, None, None, None], labels
+
+
+@pytest.mark.parametrize('pattern_tells', [True, False])
+def test_alpha_goes_to_the_statistics_that_let_the_network_learn(pattern_tells, monkeypatch):
+    monkeypatch.setattr(alpha, 'STEPS', 60)
+    found = alpha.measure(alpha.network(0.5), scaled(pattern_tells), batch=32)
+    assert (found.alpha < 0.4) if pattern_tells else (found.alpha > 0.6)
+
+
+def test_an_alpha_that_is_fixed_stays_and_one_of_its_own_batches_leaves_weights_alone(monkeypatch):
+    monkeypatch.setattr(alpha, 'STEPS', 2)
+    data = small.digits()
+    fixed = alpha.network(0.1)
+    for name, parameter in fixed.named_parameters():
+        parameter.requires_grad_(not name.endswith('alpha_logit'))
+    assert alpha.measure(fixed, data, batch=4).alpha == pytest.approx(0.1)
+    monkeypatch.setattr(alpha, 'LR', 0.0)
+    model = alpha.network(0.9)
+    before = model[1].weight.clone()
+    assert alpha.measure(model, data, 4, of_alpha=data).alpha != pytest.approx(0.9, abs=1e-6)
+    assert torch.equal(model[1].weight, before)
+
+
+def test_the_contrastive_loss_of_equal_and_of_orthogonal_pictures():
+    assert contrastive.nt_xent(torch.ones(8, 3), 0.2).item() == pytest.approx(math.log(7))
+    orthogonal = torch.eye(4).repeat(2, 1)
+    expected = -5 + math.log(math.exp(5) + 6)
+    assert contrastive.nt_xent(orthogonal, 0.2).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_embeddings_that_know_their_rank_have_rank_mates_for_neighbours():
+    ranks = contrastive.ranks_of(shuffled=False)
+    of_rank = torch.eye(contrastive.RANKS)[ranks]
+    picture = torch.randn(len(ranks) // 2, 50).repeat(2, 1)
+    found = contrastive.measure(torch.cat([10 * of_rank, picture / 10], 1), ranks)
+    rest = len(ranks) - 2
+    mates = 2 * contrastive.ON_RANK - 2
+    assert found.mates == pytest.approx(rest / mates)
+    assert found.pretext == 1
+    shuffled = contrastive.ranks_of(shuffled=True)
+    of_rank = torch.eye(contrastive.RANKS)[shuffled]
+    assert contrastive.measure(torch.cat([10 * of_rank, picture / 10], 1), shuffled).pretext == 0
+    assert contrastive.measure(picture + torch.randn_like(picture) / 9, ranks).mates < 1.5
+
+
+def test_images_come_back_in_their_order_from_ranks_of_equal_size():
+    ranks, seen = contrastive.ranks_of(shuffled=True), []
+    images = torch.arange(float(len(ranks)))[:, None]
+    record = torch.nn.Identity()
+    record.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    assert torch.equal(contrastive.embed(record, images, ranks), images)
+    on_ranks = ranks[seen[0].long()[:, 0]].view(contrastive.RANKS, -1)
+    assert on_ranks.shape[1] == 2 * contrastive.ON_RANK
+    assert (on_ranks == on_ranks[:, :1]).all()
 
 
 class Leaking(torch.nn.Module):
@@ -201,6 +306,26 @@ def test_a_rewound_network_has_the_same_weights_left(monkeypatch):
     assert not torch.equal(again[0].weight, early[0].weight * cut[0].weight_mask)  # it trained
 
 
+def test_an_attack_on_two_normal_distributions_is_as_good_as_they_are_apart():
+    apart, normal = 1.5, torch.distributions.Normal(0.0, 1.0)
+    found = membership.measure(torch.randn(40_000), torch.randn(40_000) + apart)
+    area = normal.cdf(torch.tensor(apart / math.sqrt(2))).item()
+    told = normal.cdf(normal.icdf(torch.tensor(0.01)) + apart).item()
+    assert found.auc == pytest.approx(area, abs=0.01)
+    assert found.tpr == pytest.approx(told, abs=0.02)
+
+
+def test_what_is_known_by_heart_is_told_and_what_is_not_is_not():
+    images, labels = (part[:40] for part in small.digits())
+    model = small.network('gn8')
+    before = membership.losses(model, images, labels)
+    assert membership.measure(before[:20], before[20:]).auc < 0.8
+    nonsense = torch.randint(10, (40,))
+    small.train(model, images[:20], nonsense[:20], steps=300, batch=8, lr=0.02)
+    after = membership.losses(model, images, nonsense)
+    assert membership.measure(after[:20], after[20:]).auc > 0.9
+
+
 def test_a_network_that_sees_each_picture_alone_learns_labels_by_heart(monkeypatch):
     images = torch.randn(8, 1, 8, 8)
     labels = torch.arange(8)
@@ -278,6 +403,59 @@ def test_with_one_normalizer_the_gradient_of_a_batch_is_the_mean_of_those_of_its
     assert (torch.stack(by_itself).mean(0) - whole).norm() / whole.norm() > 0.01
 
 
+class Shifted(torch.nn.Module):
+    """A bias that two numbers shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, bias):
+        return bias + self.by.repeat(len(bias) // 2)
+
+
+def test_the_curvature_of_a_detector_is_how_its_loss_bends(monkeypatch):
+    subject = embedded('retinanet_hybrid_b2', 'retinanet_hybrid_b2')
+    subject.model.requires_grad_(False)
+    shift = Shifted()
+    parametrize.register_parametrization(subject.model.bbox_head.retina_cls, 'bias', shift)
+    with monkeypatch.context() as patched:
+        patched.setattr(flatness, 'twice_differentiable', lambda model: None)
+        with pytest.raises(UserError, match='retinanet_hybrid_b2: its loss has no second deriv'):
+            flatness.of(subject, 2)
+    torch.manual_seed(1)
+    pictures = torch.randperm(len(subject.trained_on.dataset))[:2].tolist()
+
+    @torch.no_grad()
+    def at(*by):
+        shift.by.copy_(torch.tensor(by, dtype=torch.float))
+        return flatness.loss(subject, pictures).item()
+
+    h = 0.1
+    xx = (at(h, 0) - 2 * at(0, 0) + at(-h, 0)) / h**2
+    yy = (at(0, h) - 2 * at(0, 0) + at(0, -h)) / h**2
+    xy = (at(h, h) - at(h, -h) - at(-h, h) + at(-h, -h)) / (4 * h**2)
+    bent = torch.linalg.eigvalsh(torch.tensor([[xx, xy], [xy, yy]]))
+    at(0, 0)
+    torch.manual_seed(1)
+    assert flatness.of(subject, 2).top == pytest.approx(bent[-1].item(), rel=0.02)
+
+
+def test_training_pictures_are_attacked_as_validation_loads_them(detector, monkeypatch):
+    loaded, plain = detector.held_out.dataset, detector.unaugmented.dataset
+    assert len(plain) == len(detector.trained_on.dataset)
+    assert plain.ann_file == detector.trained_on.dataset.ann_file != loaded.ann_file
+    assert repr(plain.pipeline) == repr(loaded.pipeline)
+    monkeypatch.setattr(membership, 'PICTURES', 3)
+    members, others = membership.of_subject(detector)
+    torch.manual_seed(0)
+    first = torch.randperm(len(plain))[0].item()
+    with torch.no_grad():
+        alone = flatness.loss(detector, [first])  # training has no augmentation here
+    assert members[0].item() == pytest.approx(alone.item(), rel=1e-4)
+    assert len(members) == len(others) == 3
+
+
 def test_a_picture_is_worth_as_many_values_as_its_statistics_say(detector):
     found = statistics.moments_of(detector, range(3))
     assert len(found) == sum(isinstance(m, Norm) for m in detector.model.modules())
@@ -286,6 +464,46 @@ def test_a_picture_is_worth_as_many_values_as_its_statistics_say(detector):
     name = next(iter(found))
     torch.testing.assert_close(found[name].mean[2].float(), first.mean(1), rtol=1e-4, atol=1e-5)
     assert found[name].positions == first.shape[1]
+
+
+def test_ap_of_some_pictures_is_that_of_all_where_they_are_all(detector, monkeypatch):
+    dataset = detector.held_out.dataset
+    monkeypatch.setattr(detector.model, 'forward', perfect(detector.model))
+    assert transfer.measure(detector, [0, 3]) == pytest.approx(1)
+    monkeypatch.undo()
+    assert len(dataset) == 200
+    found = transfer.measure(detector, [0, 3, 5, 8])
+    assert 0.2 < found < 1
+
+
+def perfect(model):
+    """A detector that knows the truth."""
+
+    def forward(inputs, data_samples, mode):
+        for sample in data_samples:
+            truth = sample.gt_instances
+            scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            sample.pred_instances = InstanceData(
+                bboxes=truth.bboxes / scale,
+                labels=truth.labels,
+                scores=torch.ones(len(truth.labels)),
+            )
+        return data_samples
+
+    return forward
+
+
+def test_a_detector_is_converted_and_fine_tuned(monkeypatch):
+    monkeypatch.setattr(transfer, 'STEPS', 1)
+    monkeypatch.setattr(transfer, 'IMAGES', 2)
+    subject = embedded(transfer.CONFIG, transfer.CARD)
+    transfer.convert(subject, 'gn8')
+    assert any(isinstance(m, Norm) for m in subject.model.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in subject.model.modules())
+    before = subject.model.bbox_head.retina_cls.weight.clone()
+    transfer.fine_tune(subject, [0, 1])
+    moved = (subject.model.bbox_head.retina_cls.weight - before).abs().max()
+    assert 0 < moved < 0.01
 
 
 def test_values_and_figures_are_the_same_in_another_form(tmp_path):
