@@ -23,7 +23,9 @@ NORMS = (
     r'|FilterResponseNorm(Act|Tlu)2d|EvoNorm2d[BS]\d'
 )
 KEPT = {
-    r'(Layer|RMS|Rms|Simple|L2)Norm.*': 'per pixel or token, so not of the moments of maps',
+    r'.*(Layer|RMS|Rms)Norm.*|(Simple|L2)Norm.*': (
+        'per pixel or token, so not of the moments of maps'
+    ),
     r'_LazyNormBase': 'lazy: it does not know its channels before its first forward',
 }
 KNOWN = ('torch', 'torchvision', 'timm', 'mmcv', 'mmengine', 'mmdet', 'detectron2', 'sbzoo')

@@ -327,10 +327,19 @@ def test_convolutions_shared_over_levels_stay_shared_with_a_norm_for_each():
     assert {first.norm.spec, second.norm.spec} == {'hybrid'}
 
 
+class Deimv2RMSNorm(nn.Module):
+    """As each model of transformers has one, under a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+
+
 @pytest.mark.parametrize(
     ('layer', 'reason'),
     [
         (nn.LayerNorm(8), 'per pixel'),
+        (Deimv2RMSNorm(), 'per pixel'),
         (timm.layers.LayerNorm2d(8), 'per pixel'),
         (timm.layers.LayerNormAct2d(8), 'per pixel'),
         (timm.layers.RmsNorm2d(8), 'per pixel'),
