@@ -163,7 +163,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'gpu', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 16
+    assert text.count('Not measured yet') == 18
     assert 'None' not in text
     assert '{' not in text
 
@@ -218,7 +218,7 @@ def test_measurements_are_rendered(tmp_path):
     assert '| pix2pix | none | 0 | 3 | 5.5 | 9.0 | 12.34 |' in text
     assert '| gn: gradients | 52.8 images/s | 1.80 | 1.26 | 0.70 |' in text
     assert '| 0.10.7 | 2.1.0 | 3.3.0 | 0.5899 | 0.5900 | 0 | 281.5 | 37 |' in text
-    assert text.count('Not measured yet') == 4  # runs and configs
+    assert text.count('Not measured yet') == 6  # runs, configs and models
     (tmp_path / 'fid.jsonl').write_text('{"row": {}}')
     with pytest.raises(UserError, match=r"fid.jsonl:1: not a measurement \(no 'figures'\)"):
         tables.render(tmp_path)

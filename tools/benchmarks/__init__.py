@@ -11,6 +11,8 @@ BENCHES = {  # and how long each takes on two cores, as it is called by default
     'labels': '5 minutes',
     'droplets': '6 runs, 20 minutes',
     'configs': '20 minutes',
+    'config_runs': 'about an hour',
+    'compatibility': 'about half an hour',
     'norm': '2 minutes; 15 with --compile',
     'padding': 'a minute',
     'memory': '5 minutes',

@@ -11,7 +11,7 @@ import logging
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,13 +22,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.progress import track
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks import output
+from benchmarks.batch_statistics import batch_statistics
 from sbzoo.engine.options.config import load_config, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
 from sbzoo.files import write
-from sbzoo.norm import Norm
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
 
@@ -120,7 +119,7 @@ def _outcome(name: str, spec: str) -> tuple[str, str]:
 
 
 def _why_not(name: str, error: Exception) -> tuple[str, str]:
-    reason = _line(error)
+    reason = output.line_of(error)
     if reason.endswith('the config has no model'):
         return 'no model', ''
     try:
@@ -144,23 +143,6 @@ def _build(name: str, change: Callable[[Config], None]) -> nn.Module:
             return MODELS.build(copy.deepcopy(cfg.model))
     except Exception:  # whatever it was, the same with memory says whether it is to be reported
         return MODELS.build(cfg.model)
-
-
-def _line(error: Exception) -> str:
-    """An error in a line, without the folders, which differ from machine to machine."""
-    text = re.sub(r'[^\s\'"]+/', '', ' '.join(str(error).split()))
-    return f'{type(error).__name__}: {text}'[:160]
-
-
-def batch_statistics(model: nn.Module, spec: str) -> Iterator[str]:
-    """The layers that mix the samples of a batch in training, those of `spec` itself aside."""
-    for name, module in model.named_modules():
-        if isinstance(module, Norm):
-            mixes = module.pool.uses_batch and module.spec != spec
-        else:
-            mixes = isinstance(module, _BatchNorm) or hasattr(module, 'running_var')
-        if mixes:
-            yield f'{name} {type(module).__name__}'
 
 
 def summary(results: list[dict]) -> dict:

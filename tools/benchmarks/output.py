@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from sbzoo.paths import CARDS
 from sbzoo.report.tables import ResultTable, body
 
 RESULTS = CARDS / 'results'
+T = TypeVar('T')
 
 
 def add_out(parser: argparse.ArgumentParser, file: str) -> None:
@@ -30,6 +34,17 @@ def close(path: Path) -> None:
     """Say where the lines of a benchmark are, and the next command."""
     print(f'\nlines:   {path}')
     print(f'next:    python tools/bench.py tables{_elsewhere(path.parent)}')
+
+
+def line_of(error: Exception) -> str:
+    """An error in a line, without the folders, which differ from machine to machine."""
+    text = re.sub(r'[^\s\'"]+/', '', ' '.join(str(error).split()))
+    return f'{type(error).__name__}: {text}'[:160]
+
+
+def in_turn(groups: Iterable[Iterable[T]]) -> list[T]:
+    """The first of each group, then the second of each: a part of them is of all kinds."""
+    return [x for turn in zip_longest(*groups) for x in turn if x is not None]
 
 
 def _elsewhere(folder: Path) -> str:

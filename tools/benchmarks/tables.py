@@ -17,6 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from benchmarks import (
     ap_by_batch,
+    compatibility,
+    config_runs,
     configs,
     digits,
     droplets,
@@ -67,7 +69,10 @@ def render(folder: Path) -> str:
         UserError: A line of a file is broken.
     """
     return _template(TEMPLATE).render(
-        **_of_runs(folder), **_of_configs(folder), **_of_measurements(read_all(folder))
+        **_of_runs(folder),
+        **_of_configs(folder),
+        **_of_models(folder),
+        **_of_measurements(read_all(folder)),
     )
 
 
@@ -175,6 +180,21 @@ def _of_configs(folder: Path) -> dict[str, str]:
         configs_table=configs.table(found['norms']),
         packages=', '.join(f'{name} ({count})' for name, count in wanted.most_common()),
         mmdet=found['mmdet'],
+    )
+
+
+def _of_models(folder: Path) -> dict[str, Any]:
+    """What was tried on models of other libraries, and on runs of MMDetection's."""
+    libraries, runs_of = (
+        json.loads(path.read_text()) if (path := folder / bench.SUMMARY.name).exists() else None
+        for bench in (compatibility, config_runs)
+    )
+    return dict(
+        models_table=compatibility.table(libraries) if libraries else _not_yet('compatibility'),
+        models_left=[*compatibility.left(libraries or {})],
+        models_failed=[*compatibility.failures(libraries or {})],
+        runs_table=config_runs.table(runs_of) if runs_of else _not_yet('config_runs'),
+        runs_failed=[*config_runs.failures(runs_of)] if runs_of else [],
     )
 
 

@@ -1,0 +1,129 @@
+"""Models of other libraries under `convert_norm`, as the benchmark checks them."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from benchmarks import compatibility, libraries
+from benchmarks.limits import Limits, limited
+from torch import nn
+
+from sbzoo import convert_norm
+
+
+def case() -> libraries.Case:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    return libraries.Case(nn.Sequential(*layers), (torch.rand(1, 3, 9, 9),))
+
+
+@pytest.mark.parametrize('spec', compatibility.SPECS)
+def test_a_model_that_is_converted_well_passes_all_checks(spec):
+    found = compatibility.converted(case, spec)
+    assert found == dict(replaced=2, left={}, tried=[*compatibility.CHECKS], failed={})
+
+
+def forgets_weights(record) -> None:
+    with torch.no_grad():
+        record.model[1].weight.fill_(1.3)
+
+
+def leaves_one_silently(record) -> None:
+    record.model[4] = nn.BatchNorm2d(8)
+
+
+def renames(record) -> None:
+    layers = record.model._modules
+    record.model._modules = {key.replace('4', 'other'): layer for key, layer in layers.items()}
+
+
+def loses_a_number(record) -> None:
+    with torch.no_grad():
+        record.model[1].bias[3] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ('fault', 'checks'),
+    [
+        (forgets_weights, {'back'}),
+        (leaves_one_silently, {'named', 'again', 'back'}),
+        (renames, {'keys'}),
+        (loses_a_number, {'back', 'runs'}),
+    ],
+)
+def test_each_check_finds_its_fault(monkeypatch, fault, checks):
+    def faulty(model: nn.Module, spec: str):
+        record = convert_norm(model, spec)
+        if record.changed and spec != 'bn':
+            fault(record)
+        return record
+
+    monkeypatch.setattr(compatibility, 'convert_norm', faulty)
+    assert compatibility.converted(case, 'hybrid')['failed'].keys() == checks
+
+
+def test_back_to_batch_norm_is_checked_where_it_is_promised():
+    def grouped() -> libraries.Case:
+        model, args = case()
+        model[1] = nn.GroupNorm(2, 8)
+        return libraries.Case(model, args)
+
+    assert 'back' not in compatibility.converted(grouped, 'hybrid')['tried']
+
+
+@pytest.mark.parametrize(
+    ('library', 'name', 'replaced'), [('timm', 'test_resnet', 15), ('torchvision', 'vit_b_16', 0)]
+)
+def test_models_of_libraries_that_are_installed(library, name, replaced):
+    found = compatibility.check(library, name)
+    for spec in compatibility.SPECS:
+        assert (found[spec]['replaced'], found[spec]['failed']) == (replaced, {})
+
+
+def test_a_model_that_cannot_be_built_says_why():
+    found = compatibility.check('torchvision', 'resnet19')
+    assert found == dict(unchecked='ValueError: Unknown model resnet19')
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+def test_a_process_has_limits():
+    assert limited(Limits(), max, 3, 5) == 5
+    with pytest.raises(RuntimeError, match='more than 1 s of processor time'):
+        limited(Limits(seconds=1), endless)
+    with pytest.raises(RuntimeError, match='ended with status 1'):
+        limited(Limits(gigabytes=1), partial(bytearray, 2**31))
+
+
+def test_what_is_on_record_is_whole():
+    for name, found in json.loads(compatibility.SUMMARY.read_text()).items():
+        listed = set(libraries.LIBRARIES[name].names()) if name in ('timm', 'torchvision') else None
+        assert listed is None or listed.issuperset([*found['checked'], *found['unchecked']])
+        assert len(found['checked']) + len(found['unchecked']) <= found['models']
+        for of_spec in found['specs'].values():
+            for check, failed in of_spec['failed'].items():
+                assert of_spec['tried'].get(check, 0) >= len(failed)
+                assert failed.keys() <= set(found['checked'])
+
+
+def test_failures_are_listed_with_their_reason():
+    good = dict(replaced=2, left={'LayerNorm: per pixel': 3}, tried=['runs'], failed={})
+    bad = dict(replaced=1, left={}, tried=['runs'], failed=dict(runs='output not finite'))
+    results = [
+        dict(library='timm', model='a', gn=good, hybrid=good),
+        dict(library='timm', model='b', gn=good, hybrid=bad),
+        dict(library='timm', model='c', unchecked='ImportError: d'),
+    ]
+    found = compatibility.summary(results)
+    lines = compatibility.table(found).splitlines()
+    assert '| gn | 4 in 2 models | 6 |  |  |  |  | 2 of 2 |' in lines[2]
+    assert '| hybrid | 3 in 2 models | 3 |  |  |  |  | 1 of 2 |' in lines[3]
+    assert [*compatibility.left(found)] == ['- timm: 3 LayerNorm: per pixel']
+    assert [*compatibility.failures(found)] == [
+        '- timm, c: not checked, ImportError: d',
+        '- timm, b: hybrid, a training step at batch size 1 is finite: output not finite',
+    ]
