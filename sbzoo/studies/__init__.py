@@ -11,7 +11,7 @@ from sbzoo.studies.base import Study
 ORDER = (
     *('gradient-noise', 'statistics', 'consistency', 'flatness', 'membership', 'pruning'),
     *('minima', 'degeneration', 'alpha', 'depth', 'capacity', 'causality', 'contrastive'),
-    *('federated', 'collocation'),
+    *('federated', 'collocation', 'transfer'),
 )
 NAMES = {name: name.replace('-', '_') for name in ORDER}
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from forks import tool
+from mmengine.structures import InstanceData
 from torch.nn.utils import parametrize
 
 from sbzoo.__main__ import parser_of
@@ -31,6 +32,7 @@ from sbzoo.studies import (
     small,
     statistics,
     study,
+    transfer,
 )
 from sbzoo.studies.base import Value, Values, figures, plot
 from sbzoo.studies.subject import embedded, gradient, trainable
@@ -462,6 +464,46 @@ def test_a_picture_is_worth_as_many_values_as_its_statistics_say(detector):
     name = next(iter(found))
     torch.testing.assert_close(found[name].mean[2].float(), first.mean(1), rtol=1e-4, atol=1e-5)
     assert found[name].positions == first.shape[1]
+
+
+def test_ap_of_some_pictures_is_that_of_all_where_they_are_all(detector, monkeypatch):
+    dataset = detector.held_out.dataset
+    monkeypatch.setattr(detector.model, 'forward', perfect(detector.model))
+    assert transfer.measure(detector, [0, 3]) == pytest.approx(1)
+    monkeypatch.undo()
+    assert len(dataset) == 200
+    found = transfer.measure(detector, [0, 3, 5, 8])
+    assert 0.2 < found < 1
+
+
+def perfect(model):
+    """A detector that knows the truth."""
+
+    def forward(inputs, data_samples, mode):
+        for sample in data_samples:
+            truth = sample.gt_instances
+            scale = truth.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            sample.pred_instances = InstanceData(
+                bboxes=truth.bboxes / scale,
+                labels=truth.labels,
+                scores=torch.ones(len(truth.labels)),
+            )
+        return data_samples
+
+    return forward
+
+
+def test_a_detector_is_converted_and_fine_tuned(monkeypatch):
+    monkeypatch.setattr(transfer, 'STEPS', 1)
+    monkeypatch.setattr(transfer, 'IMAGES', 2)
+    subject = embedded('retinanet_bn_b2', transfer.CARD)
+    transfer.convert(subject, 'gn8')
+    assert any(isinstance(m, Norm) for m in subject.model.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in subject.model.modules())
+    before = subject.model.bbox_head.retina_cls.weight.clone()
+    transfer.fine_tune(subject, [0, 1])
+    moved = (subject.model.bbox_head.retina_cls.weight - before).abs().max()
+    assert 0 < moved < 0.01
 
 
 def test_values_and_figures_are_the_same_in_another_form(tmp_path):
