@@ -1,6 +1,5 @@
 _base_ = [
     './_base_/dcgan.py',
-    './_base_/schedule_gan.py',
     './_base_/evaluation_digits32.py',
     './_base_/gan_runtime.py',
 ]

@@ -27,6 +27,7 @@ MEASURED = (
         'stack',
         'batch',
         'light',
+        'gan',
         'studies',
     ),
 )
@@ -167,27 +168,33 @@ def own_light(measured: Measured) -> list[ResultTable]:
     return studies(measured['light'])
 
 
+def gans(measured: Measured) -> list[ResultTable]:
+    """Norms and batch sizes of a GAN."""
+    return studies(measured['gan'])
+
+
 def studies(measurements: Iterable[Measurement]) -> list[ResultTable]:
-    """A table for each study: mean and deviation over seeds."""
-    found: dict[tuple[str, str], list[Measurement]] = defaultdict(list)
+    """A table for each figure of each study: mean and deviation over seeds."""
+    found: dict[tuple[str, str, str], list[Measurement]] = defaultdict(list)
     for measurement in measurements:
-        found[measurement.row['study'], measurement.where].append(measurement)
-    return [_study(study, group) for (study, _), group in found.items()]
+        for figure in measurement.figures:
+            found[measurement.row['study'], figure, measurement.where].append(measurement)
+    return [_study(study, figure, group) for (study, figure, _), group in found.items()]
 
 
-def _study(study: str, measurements: Sequence[Measurement]) -> ResultTable:
+def _study(study: str, figure: str, measurements: Sequence[Measurement]) -> ResultTable:
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
     for m in measurements:
-        cells[m.row['arm'], m.row['condition']].extend(m.figures.values())
+        cells[m.row['arm'], m.row['condition']].append(m.figures[figure])
     arms, conditions = (dict.fromkeys(key) for key in zip(*cells, strict=True))
     conditions = sorted(conditions, key=lambda c: [int(n) for n in re.findall(r'\d+', c)])
     rows = [
         (Cell(arm), *(Cell(mean_std(cells.get((arm, c), ()))) for c in conditions)) for arm in arms
     ]
-    figure = {'bbox_mAP': 'AP'}.get(*2 * [*measurements[0].figures])
     seeds = sorted({m.row['seed'] for m in measurements})
-    said = f'{figure}, seeds {", ".join(map(str, seeds))}. {note(measurements)}'
-    return ResultTable(study, (study, *conditions), rows, said)
+    said = f'Seeds {", ".join(map(str, seeds))}. {note(measurements)}'
+    head = f'{study}, {"AP" if figure == "bbox_mAP" else figure}'
+    return ResultTable(study, (head, *conditions), rows, said)
 
 
 def fid(measured: Measured) -> list[ResultTable]:
@@ -222,5 +229,6 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Two ranks': scaling,
     'Small batches': small_batches,
     'Pictures with their own light': own_light,
+    'GANs by norm and batch size': gans,
     'FID': fid,
 }

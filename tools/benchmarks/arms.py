@@ -29,7 +29,7 @@ class Arm(NamedTuple):
         name: What is compared: the row.
         condition: Under which condition: the column.
         command: A tool with its config and options.
-        figure: The metric.
+        metrics: What of its result goes on record.
         seeds: Those of the command line, unless given.
         ranks: Processes that train together.
         after: A training whose weights it starts from.
@@ -39,7 +39,7 @@ class Arm(NamedTuple):
     name: str
     condition: str
     command: tuple
-    figure: str = 'coco/bbox_mAP'
+    metrics: tuple[str, ...] = ('coco/bbox_mAP',)
     seeds: tuple[int, ...] | None = None
     ranks: int = 1
     after: tuple | None = None
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace, defined: Studies) -> None:
 
 def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     """One run; one that was cut off goes on, and one that another study has had is not repeated."""
-    folder = _folder(args.dir, arm, seed)
+    folder = folder_of(args.dir, arm, seed)
     with RUNNING[folder]:
         result = _result(folder, arm, seed)
     row = dict(study=arm.study, arm=arm.name, condition=arm.condition, seed=seed)
-    figures = {arm.figure.removeprefix('coco/'): result['metrics'][arm.figure]}
+    figures = {name.removeprefix('coco/'): result['metrics'][name] for name in arm.metrics}
     protocol = {'images': result['data']['images']}
     if arm.command[0] == 'train':
         protocol |= {'epochs': result['epochs']}
@@ -78,7 +78,7 @@ def _measure(args: argparse.Namespace, arm: Arm, seed: int) -> Measurement:
     return measured
 
 
-def _folder(parent: Path, arm: Arm, seed: int) -> Path:
+def folder_of(parent: Path, arm: Arm, seed: int) -> Path:
     """Where a run is: by what is run, as studies share runs."""
     words = *arm.command, *(('after', *arm.after) if arm.after else ()), f'seed{seed}'
     return parent / re.sub(r'[^\w.=+-]+', '_', ' '.join(map(str, words)))

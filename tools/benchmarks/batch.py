@@ -69,7 +69,7 @@ def _beta2() -> Iterator[Arm]:
             ]
             train = 'train', f'configs/{DCGAN}.py', '--batch', batch, '--cfg-options', *betas
             if batch != 2 or name == '0.9':
-                yield Arm('beta2', name, f'batch {batch}', train, 'FD-digits')
+                yield Arm('beta2', name, f'batch {batch}', train, ('FD-digits',))
 
 
 STUDIES = dict(

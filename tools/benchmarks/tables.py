@@ -8,8 +8,8 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
-from operator import itemgetter
+from itertools import groupby, product
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from benchmarks import (
     configs,
     digits,
     droplets,
-    gan,
     labels,
     norm,
     output,
@@ -99,16 +98,12 @@ def _template(name: str) -> Template:
 
 
 def _of_runs(folder: Path) -> dict[str, Any]:
-    ap, moved, drawn = (
-        _read(folder / f'{name}_digits.jsonl') for name in ('retinanet', 'transfer', 'gan')
-    )
+    ap, moved = (_read(folder / f'{name}_digits.jsonl') for name in ('retinanet', 'transfer'))
     return dict(
         ap_table=digits.table(ap, digits.NORMS, digits.BATCHES) if ap else _not_yet('digits'),
         transfer_table=transfer.table(moved) if moved else _not_yet('transfer'),
-        gan_table=gan.table(drawn, gan.NORMS) if drawn else _not_yet('gan'),
         detectors=_if_complete(_detectors, ap),
         transfers=_if_complete(_transfers, moved),
-        gans=_if_complete(_gans, drawn),
     )
 
 
@@ -161,10 +156,6 @@ def _transfers(results: list[dict]) -> dict[str, str]:
     return dict(lost=_range(lost, 3), ahead=_range(ahead, 3))
 
 
-def _gans(results: list[dict]) -> dict[str, str]:
-    return dict(real=f'{results[0]["metrics"]["FD-digits-real"]:.2f}') if results else {}
-
-
 def _range(numbers: Sequence[float], decimals: int) -> str:
     return f'{min(numbers):.{decimals}f} to {max(numbers):.{decimals}f}'
 
@@ -208,6 +199,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         small=SMALL,
         commands_table=_tables(measurements.training_and_ap(measured), 'train', 'ap'),
         batch_table=_tables(measurements.small_batches(measured), 'batch'),
+        gan_table=_tables(measurements.gans(measured), 'gan'),
         light_table=_tables(measurements.own_light(measured), 'light'),
         ranks_table=_tables(measurements.scaling(measured), 'ranks'),
         padding_table=_tables(measurements.padded_norms(measured), 'padding'),
@@ -226,8 +218,11 @@ def _study(measurements: Sequence[Measurement]) -> dict[str, str]:
 
 
 def _tables(tables: list[ResultTable], *benches: str) -> str:
-    shown = '\n\n'.join(f'{table.note}\n\n{body(table)}' for table in tables)
-    return shown or _not_yet(*benches)
+    shown = [
+        '\n\n'.join([note, *map(body, of_note)])
+        for note, of_note in groupby(tables, attrgetter('note'))
+    ]
+    return '\n\n'.join(shown) or _not_yet(*benches)
 
 
 def _layer_times(measured: list[Measurement]) -> dict[tuple, dict[str, float]]:
