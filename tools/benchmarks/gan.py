@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from itertools import product
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -19,8 +19,8 @@ TILE, GAP, LABEL = 256, 8, 24  # pixels: samples of a norm, between them, above 
 COLUMNS, DRAWN = 3, 2  # norms in a row of the picture; their batch size
 
 
-def _norms() -> Iterator[Arm]:
-    for norm, batch in product(NORMS, BATCHES):
+def _norms(batch: int) -> Iterator[Arm]:
+    for norm in NORMS:
         yield _arm(norm, batch)
 
 
@@ -29,7 +29,7 @@ def _arm(norm: str, batch: int) -> Arm:
     return Arm('DCGAN', norm, f'batch {batch}', train, METRICS)
 
 
-STUDIES = dict(norms=_norms)
+STUDIES = {f'b{batch}': partial(_norms, batch) for batch in BATCHES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
