@@ -218,7 +218,7 @@ def test_the_option_batch_leaves_the_learning_rate(norm, batch):
     set_batch(cfg, batch)
     set_lr(cfg, 'auto')
     for player in ('generator', 'discriminator'):
-        assert cfg.optim_wrapper[player].optimizer.lr == 2e-4
+        assert cfg.optim_wrapper[player].optimizer.lr == 1e-3
     wanted.train_dataloader.batch_size = batch
     assert cfg.to_dict() == wanted.to_dict()
     if batch == 1:
@@ -227,10 +227,10 @@ def test_the_option_batch_leaves_the_learning_rate(norm, batch):
 
 def test_options_reach_generator_and_discriminator():
     cfg = load_config('configs/dcgan_gn_b2.py')
-    set_lr(cfg, '1e-3')
+    set_lr(cfg, '5e-4')
     set_accumulate(cfg, 4)
     for player in ('generator', 'discriminator'):
-        assert cfg.optim_wrapper[player].optimizer.lr == 1e-3
+        assert cfg.optim_wrapper[player].optimizer.lr == 5e-4
         assert cfg.optim_wrapper[player].accumulative_counts == 4
 
 

@@ -46,7 +46,7 @@ def test_prints_distance_samples_and_next_command(trained):
     assert (work_dir / 'curves.png').exists()
     result = json.loads((work_dir / 'result.json').read_text())
     assert result['metrics']['FD-digits'] > 0
-    assert (result['lr'], result['images_a_step']) == ([2e-4, 2e-4], 2)
+    assert (result['lr'], result['images_a_step']) == ([1e-3, 1e-3], 2)
 
 
 def test_killed_and_resumed_goes_on_exactly(trained, tmp_path):

@@ -327,8 +327,8 @@ def test_generator_and_discriminator_each_by_its_optimizer():
     set_batch(cfg, 4)
     set_lr(cfg, 'auto')
     players = cfg.optim_wrapper
-    assert players.generator.optimizer.lr == pytest.approx(2e-4 / 2)
-    assert players.generator.optimizer.betas == (0.0, pytest.approx(0.9**0.25))
+    assert players.generator.optimizer.lr == pytest.approx(1e-3 / 2)
+    assert players.generator.optimizer.betas == (0.0, pytest.approx(0.99**0.25))
     assert players.discriminator.optimizer == dict(
         type='SGD', lr=pytest.approx(0.025), momentum=0.9
     )
