@@ -139,7 +139,7 @@ def test_a_resumed_training_goes_on_exactly(tmp_path):
         assert values == pytest.approx(
             dict(
                 beta2=0.9 + 0.09 * share,
-                gamma=0.05 - 0.045 * share,
+                gamma=0.5 - 0.45 * share,
                 half_life=8 * share,
                 p=0.55 * share,
             )
@@ -163,5 +163,5 @@ def test_values_are_those_of_images(tmp_path, batch, accumulate, updates):
     rates = train(cfg)['message_hub']['log_scalars']['train/generator.lr']
     assert len(Seen.values) == updates
     half = Seen.values[updates // 2]
-    assert half == pytest.approx(dict(beta2=0.945, gamma=0.0275, half_life=4, p=0.275))
+    assert half == pytest.approx(dict(beta2=0.945, gamma=0.275, half_life=4, p=0.275))
     assert rates.data[0][updates // 2] == pytest.approx(1.25e-4)
