@@ -91,7 +91,7 @@ def results(tmp_path_factory, aps, alphas):
         for seed, ap in enumerate(values)
     ]
     write(folder / 'digits.jsonl', lines)
-    write(folder / 'gan.jsonl', [gan('in', s, 1.5 + s / 8) for s in range(3)])
+    write(folder / 'sampled.jsonl', [gan('in', s, 1.5 + s / 8) for s in range(3)])
     return folder
 
 
@@ -151,7 +151,7 @@ def test_means_and_spreads_are_numpys(results, aps, alphas):
 
 def test_distances(results):
     ((_, task, model, protocol), found) = next(
-        iter(experiments(read_results(results / 'gan.jsonl')).items())
+        iter(experiments(read_results(results / 'sampled.jsonl')).items())
     )
     assert task == 'unconditional-image-generation'
     table = tables.by_norm_and_batch(model, protocol, found)
