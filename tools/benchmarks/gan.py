@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train what is not trained yet; each result is on record as soon as it is there."""
     arms.run(args, STUDIES)
-    picture = _draw(args.dir, args.seeds[0])
-    print(f'samples: {save_png(picture, args.out.with_name("gan_digits.png"))}')
+    if f'b{DRAWN}' in args.studies:
+        picture = _draw(args.dir, args.seeds[0])
+        print(f'samples: {save_png(picture, args.out.with_name("gan_digits.png"))}')
 
 
 def _draw(folder: Path, seed: int) -> Image.Image:
