@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from sbzoo.detection.padding import layers_of_pictures, zero_behind_batch_norms
 from sbzoo.engine.model import kind_of, load_model, scope_of
@@ -46,16 +47,23 @@ def convert(
     conversion = convert_norm(model, spec)
     calibration = None
     if images:
-        if layers_of_pictures(model):
-            zero_behind_batch_norms(reference)
         with scope_of(cfg):
             loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-            batches = list(some_batches(loader, images, seed=0))
-        calibration = calibrate(model, reference, batches, run_every_head)
+            calibration = calibrate_on(loader, images, model, reference)
     content = io.BytesIO()
     torch.save(dict(state_dict=model.cpu().state_dict(), meta=dict(norm=spec)), content)
     write(out, content.getvalue())
     return conversion, calibration
+
+
+def calibrate_on(
+    loader: DataLoader, images: int, model: nn.Module, reference: nn.Module
+) -> Calibration:
+    """Calibrate a converted detector on so many images; the reference leaves padding out too."""
+    if layers_of_pictures(model):
+        zero_behind_batch_norms(reference)
+    batches = list(some_batches(loader, images, seed=0))
+    return calibrate(model, reference, batches, run_every_head)
 
 
 def run_every_head(model: nn.Module, batch: dict) -> None:

@@ -13,7 +13,7 @@ from sbzoo.norm.kernels.group_relu import group_norm_relu
 from sbzoo.norm.kernels.native import memory_format
 from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
-from sbzoo.norm.padding import Pictures, Size, without_padding
+from sbzoo.norm.padding import Pictures, Size, crops, without_padding
 from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
 from sbzoo.norm.spec import parse, split_spec
 from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
@@ -219,13 +219,9 @@ class Norm(nn.InstanceNorm2d):
     def _group_norm_of(self, sizes: list[Size], x: Tensor) -> Tensor:
         """Picture by picture."""
         height, width = x.shape[2:]
-        pictures = zip(x.split(1), sizes, strict=True)
-        return torch.cat(
-            [
-                F.pad(self._group_norm(sample[:, :, :h, :w]), (0, width - w, 0, height - h))
-                for sample, (h, w) in pictures
-            ]
-        )
+        normed = [self._group_norm(picture) for picture in crops(x, sizes)]
+        margins = [(0, width - w, 0, height - h) for h, w in sizes]
+        return torch.cat(list(map(F.pad, normed, margins)))
 
     def _filter_response_norm(self, x: Tensor, pictures: Pictures | None) -> Tensor:
         """max(y, threshold) = relu(y - threshold) + threshold, and the bias has room for one."""

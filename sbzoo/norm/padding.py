@@ -93,7 +93,7 @@ def within(norms: Iterable[nn.Module], pictures: Pictures | None) -> Iterator[No
 
 def crops(x: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     """The pictures in x [N, C, H, W], views [1, C, height, width]."""
-    return [x[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
+    return [one[:, :, :h, :w] for one, (h, w) in zip(x.split(1), sizes, strict=True)]
 
 
 def num_pixels(x: Tensor, sizes: Sequence[Size] | None) -> int | Tensor:

@@ -12,13 +12,12 @@ training is long for it. Beside them is what the hybrids of trained detectors an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.resolve import CARD
@@ -84,20 +83,11 @@ def measure(model: nn.Module, data: Data, batch: int, of_alpha: Data | None = No
         turns = [(data, optimizers[:1]), (of_alpha, optimizers[1:])]
     for _ in range(STEPS):
         for part, moved in turns:
-            _step(model, part, batch, moved)
+            small.step(model, *part, batch, *moved)
     images, labels = small.digits(held_out=True)
     with torch.no_grad():
         loss = cross_entropy(model.eval()(images), labels).item()
     return Result(_mean(model), loss)
-
-
-def _step(model: nn.Module, data: Data, batch: int, optimizers: Sequence[Optimizer]) -> None:
-    images, labels = data
-    chosen = torch.randint(len(images), (batch,))
-    model.zero_grad()
-    cross_entropy(model.train()(images[chosen]), labels[chosen]).backward()
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def _mean(model: nn.Module) -> float:

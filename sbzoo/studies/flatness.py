@@ -18,7 +18,6 @@ from mmdet.models.losses import FocalLoss
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from sbzoo.engine.model import scope_of
 from sbzoo.errors import UserError
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.curvature import Curvature, measure
@@ -60,9 +59,7 @@ def of(subject: Subject, count: int) -> Curvature:
 
 def loss(subject: Subject, pictures: Sequence[int]) -> Tensor:
     """That of a batch of training pictures in evaluation mode, a scalar."""
-    data = subject.batch(subject.trained_on, pictures, training=True)
-    with scope_of(subject.cfg):
-        return subject.model.parse_losses(subject.model.eval()(**data, mode='loss'))[0]
+    return subject.evaluation_loss(subject.trained_on, pictures, training=True)
 
 
 def twice_differentiable(model: nn.Module) -> None:

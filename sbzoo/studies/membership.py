@@ -19,9 +19,7 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
-from sbzoo.engine.model import scope_of
 from sbzoo.studies import small
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject
@@ -79,18 +77,11 @@ def losses(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 @torch.no_grad()
 def of_subject(subject: Subject) -> tuple[Tensor, Tensor]:
     """The losses of a detector on pictures of its training and of its validation, [N] each."""
-    subject.model.eval()
     found = []
     for loader in (subject.unaugmented, subject.held_out):
         chosen = torch.randperm(len(loader.dataset))[:PICTURES].tolist()
-        found.append(torch.tensor([_loss(subject, loader, index) for index in chosen]))
-    return found[0], found[1]
-
-
-def _loss(subject: Subject, loader: DataLoader, index: int) -> float:
-    data = subject.batch(loader, [index])
-    with scope_of(subject.cfg):
-        return subject.model.parse_losses(subject.model(**data, mode='loss'))[0].item()
+        found.append(torch.stack([subject.evaluation_loss(loader, [index]) for index in chosen]))
+    return found[0].cpu(), found[1].cpu()
 
 
 def _values(arm: str, batch: int, attack: Attack) -> Iterator[Value]:

@@ -54,10 +54,7 @@ def train(model: nn.Module, batch: int, lr: float) -> bool:
     images, labels = small.digits()
     optimizer = torch.optim.SGD(model.parameters(), lr)
     for step in range(1, STEPS + 1):
-        chosen = torch.randint(len(images), (batch,))
-        optimizer.zero_grad()
-        cross_entropy(model(images[chosen]), labels[chosen]).backward()
-        optimizer.step()
+        small.step(model, images, labels, batch, optimizer)
         if step % EVERY == 0:
             with torch.no_grad():
                 loss = cross_entropy(model(images), labels).item()

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 from sbzoo.norm import build_norm
 
@@ -40,10 +41,17 @@ def train(
     """Train with SGD and momentum at a constant learning rate, on batches drawn at random."""
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,))
-        loss = cross_entropy(model.train()(images[chosen]), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
+        step(model, images, labels, batch, optimizer)
+
+
+def step(
+    model: nn.Module, images: Tensor, labels: Tensor, batch: int, *optimizers: Optimizer
+) -> None:
+    """A step of training on a batch that is drawn at random."""
+    chosen = torch.randint(len(images), (batch,))
+    model.zero_grad()
+    cross_entropy(model.train()(images[chosen]), labels[chosen]).backward()
+    for optimizer in optimizers:
         optimizer.step()
 
 

@@ -92,6 +92,20 @@ class Subject:
         with replaced(self.model, lambda name, _: normalizers[name] * len(indices)):
             return self.loss(indices)
 
+    def evaluation_loss(
+        self, loader: DataLoader, indices: Sequence[int], training: bool = False
+    ) -> Tensor:
+        """The sum of the losses of pictures of a loader, in evaluation mode, a scalar.
+
+        Args:
+            loader: One of those above.
+            indices: Of its pictures, which are one batch.
+            training: Whether they are prepared as in training.
+        """
+        data = self.batch(loader, indices, training)
+        with scope_of(self.cfg):
+            return self.model.parse_losses(self.model.eval()(**data, mode='loss'))[0]
+
     def normalizers(self, indices: Sequence[int]) -> dict[str, float]:
         """What its losses are divided by, for a picture on average over some.
 

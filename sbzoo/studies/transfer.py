@@ -18,11 +18,9 @@ from tempfile import TemporaryDirectory
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from sbzoo.detection.padding import layers_of_pictures, zero_behind_batch_norms
-from sbzoo.engine.convert_checkpoint import run_every_head
-from sbzoo.engine.runner import some_batches
+from sbzoo.engine.convert_checkpoint import calibrate_on
 from sbzoo.metrics.coco_ap import CocoAP
-from sbzoo.norm import calibrate, convert_norm
+from sbzoo.norm import convert_norm
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject, embedded
 
@@ -78,12 +76,8 @@ def convert(subject: Subject, spec: str) -> None:
         return
     reference = copy.deepcopy(subject.model)
     convert_norm(subject.model, spec)
-    if spec == NORMS[FROZEN]:
-        return
-    if layers_of_pictures(subject.model):
-        zero_behind_batch_norms(reference)
-    batches = list(some_batches(subject.trained_on, IMAGES, seed=0))
-    calibrate(subject.model, reference, batches, run_every_head)
+    if spec != NORMS[FROZEN]:
+        calibrate_on(subject.trained_on, IMAGES, subject.model, reference)
 
 
 def fine_tune(subject: Subject, order: Sequence[int]) -> None:

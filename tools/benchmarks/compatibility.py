@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     for name in set(args.libraries) - set(here):
         print(f'{name}: not installed, skipped')
     file = args.dir / 'models.jsonl'
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    results = output.read_lines(file)
     for library, model in _names(here, {(r['library'], r['model']) for r in results}):
         results.append(dict(library=library, model=model, **_limited(library, model)))
         with file.open('a') as log:

@@ -26,6 +26,7 @@ from benchmarks import configs, output
 from benchmarks.limits import Limits, limited
 from sbzoo.engine.options.config import load_config, use_sbzoo
 from sbzoo.engine.options.norm import set_norm
+from sbzoo.engine.options.parts import dicts
 from sbzoo.errors import UserError
 from sbzoo.files import sha256, write
 from sbzoo.paths import ROOT
@@ -59,8 +60,7 @@ def run(args: argparse.Namespace) -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     file = args.dir / f'{args.norm}.jsonl'
-    lines = file.read_text().splitlines() if file.exists() else []
-    results = [json.loads(line) for line in lines]
+    results = output.read_lines(file)
     (names, count), done = buildable(args.norm), {result['config'] for result in results}
     for name in (name for name in _in_turn(names) if name not in done):
         results.append(_limited(name, args.norm, _by_model(results)))
@@ -140,20 +140,11 @@ def model_config(name: str, spec: str | None) -> Config:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if spec:
         set_norm(cfg, spec)
-    for part in _dicts(cfg.model):
+    for part in dicts(cfg.model):
         for key in UNTRAINED.keys() & part.keys():
             if key != 'init_cfg' or 'Pretrained' in str(part[key]):
                 part[key] = UNTRAINED[key]
     return cfg
-
-
-def _dicts(node: object) -> Iterator[dict]:
-    """All dicts of a config."""
-    if isinstance(node, dict):
-        yield node
-    if isinstance(node, (dict, list, tuple)):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _dicts(value)
 
 
 def steps(cfg: Config) -> dict[str, str]:

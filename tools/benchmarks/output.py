@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -34,6 +35,11 @@ def close(path: Path) -> None:
     """Say where the lines of a benchmark are, and the next command."""
     print(f'\nlines:   {path}')
     print(f'next:    python tools/bench.py tables{_elsewhere(path.parent)}')
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a file of results; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def line_of(error: Exception) -> str:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     """Write README.md, the plot that it shows, and the page of the studies."""
     path = args.results / 'README.md'
     write(path, render(args.results).encode())
-    retinanet = _read(args.results / 'retinanet_digits.jsonl')
+    retinanet = output.read_lines(args.results / 'retinanet_digits.jsonl')
     plot = ap_by_batch.draw(retinanet, read_all(args.results)['batch'], args.results)
     is_ours = args.results.resolve() == output.RESULTS.resolve()
     studied = STUDIES if is_ours else args.results / 'studies.md'
@@ -98,17 +98,15 @@ def _template(name: str) -> Template:
 
 
 def _of_runs(folder: Path) -> dict[str, Any]:
-    ap, moved = (_read(folder / f'{name}_digits.jsonl') for name in ('retinanet', 'transfer'))
+    ap, moved = (
+        output.read_lines(folder / f'{name}_digits.jsonl') for name in ('retinanet', 'transfer')
+    )
     return dict(
         ap_table=digits.table(ap, digits.NORMS, digits.BATCHES) if ap else _not_yet('digits'),
         transfer_table=transfer.table(moved) if moved else _not_yet('transfer'),
         detectors=_if_complete(_detectors, ap),
         transfers=_if_complete(_transfers, moved),
     )
-
-
-def _read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _not_yet(*benches: str) -> str:

@@ -10,16 +10,18 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 
-def typed_dicts(node: object) -> Iterator[ConfigDict]:
-    """All dicts of a config that name a type, outermost first."""
+def dicts(node: object) -> Iterator[ConfigDict]:
+    """All dicts of a config, outermost first."""
     if isinstance(node, dict):
-        if isinstance(node.get('type'), str):
-            yield node
-        for value in node.values():
-            yield from typed_dicts(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from typed_dicts(value)
+        yield node
+    if isinstance(node, (dict, list, tuple)):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from dicts(value)
+
+
+def typed_dicts(node: object) -> Iterator[ConfigDict]:
+    """Those that name a type."""
+    return (part for part in dicts(node) if isinstance(part.get('type'), str))
 
 
 def norm_of(model: Config) -> str:
