@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from sbzoo.errors import UserError
 from sbzoo.norm import supported
 from sbzoo.norm.folding import keep_unfolded
-from sbzoo.norm.layers import Norm, norm_cfg
+from sbzoo.norm.layers import NEAR, Norm, norm_cfg
 from sbzoo.norm.spec import parse, split_spec
 from sbzoo.norm.weight_std import ConvWS2d, takes_standardisation
 
@@ -37,6 +37,7 @@ class Change:
     new: str
     dropped: tuple[str, ...]  # entries of its state dict that have no place in the new layer
     added: tuple[str, ...]  # entries that the old layer did not have
+    start: str = ''  # what the new layer starts at, if not at what it has by default
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Conversion:
     left: list[Left] = field(default_factory=list)
 
     def __str__(self) -> str:
-        changed = _grouped((f'{c.old} -> {c.new}', c.name) for c in self.changed)
+        changed = _grouped((f'{c.old} -> {c.new}{c.start}', c.name) for c in self.changed)
         left = _grouped((f'{x.kind} left, {x.reason}', x.name) for x in self.left)
         head = f'norm {self.spec}: {len(self.changed)} layers replaced, {len(self.left)} left'
         return '\n'.join([head, *changed, *left])
@@ -80,8 +81,10 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
     Batch, sync, frozen, instance and group norms of vectors, sequences, images and volumes are
     replaced, and filter response norms and EvoNorms. Weight and bias stay the same tensors under
     the same keys; eps, dtype, device, mode and `requires_grad` stay too (what was frozen is
-    frozen), and running statistics where both norms have them. The activation and the dropout that
-    are part of timm's norms go on being applied. A layer in two places stays shared.
+    frozen), and running statistics where both norms have them. A hybrid or switchable norm that is
+    made of a trained batch norm starts near it, at 0.99, and the record says so. The activation and
+    the dropout that are part of timm's norms go on being applied. A layer in two places stays
+    shared.
 
     Kept, with the reason in the record: per-pixel norms (ConvNeXt); subclasses with a forward or
     with tensors of their own, whose work would be lost; norms whose weights are computed
@@ -132,8 +135,8 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
         if reason:
             record.left.append(Left(name, type(norm).__name__, reason))
         elif not _is(norm, plain):
-            new_layers[norm] = _like(norm, plain, model)
-            record.changed.append(_change(name, norm, new_layers[norm]))
+            new = new_layers[norm] = _like(norm, plain, model)
+            record.changed.append(_change(name, norm, new, _start(norm, new)))
     if standardise:
         left = {layer.name for layer in record.left}
         beside = {norm for norm, name in norms.items() if name not in left}
@@ -225,11 +228,22 @@ def _as(fresh: Tensor, old: Tensor) -> Tensor:
     return old.requires_grad_(old.requires_grad and fresh.requires_grad)
 
 
-def _change(name: str, old: nn.Module, new: nn.Module) -> Change:
+def _start(old: nn.Module, new: nn.Module) -> str:
+    """Let a mixture start near the trained batch norm that it is made of, and say so."""
+    is_near = isinstance(new, Norm) and _is_batch_norm(old) and new.start_near_batch_norm()
+    return f', {NEAR}' if is_near else ''
+
+
+def _is_batch_norm(norm: nn.Module) -> bool:
+    """Whether it is one in evaluation."""
+    return norm.pool.folds if isinstance(norm, Norm) else hasattr(norm, 'running_var')
+
+
+def _change(name: str, old: nn.Module, new: nn.Module, start: str = '') -> Change:
     before, after = list(old.state_dict()), list(new.state_dict())
     dropped = tuple(key for key in before if key not in after)
     added = tuple(key for key in after if key not in before)
-    return Change(name, _described(old), _described(new), dropped, added)
+    return Change(name, _described(old), _described(new), dropped, added, start)
 
 
 def _described(layer: nn.Module) -> str:

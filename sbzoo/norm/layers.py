@@ -14,11 +14,13 @@ from sbzoo.norm.kernels.native import memory_format
 from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.padding import Pictures, Size, crops, without_padding
-from sbzoo.norm.pools import EvoNormS0, FilterResponse, Group, Mix
-from sbzoo.norm.spec import parse, split_spec
+from sbzoo.norm.pools import TRUST, EvoNormS0, FilterResponse, Group, Mix
+from sbzoo.norm.spec import parse, say_once, split_spec
 from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
 from sbzoo.norm.unfoldable import UnfoldableEps
 
+MIXTURES = 'alpha_logit', 'mean_logits', 'var_logits'
+NEAR = f'starts at {TRUST} of its trained batch norm'
 _LARGE = 2**22  # elements, from where memory traffic is all that counts
 _SMALL = 2**18  # elements, up to where calls cost more than pixels
 
@@ -255,6 +257,19 @@ class Norm(nn.InstanceNorm2d):
             refuse_torch_func(f'the running statistics of norm {self.spec!r}')
             raise
 
+    def start_near_batch_norm(self) -> bool:
+        """Let a mixture start near its batch norm where the statistics of that are trained already.
+
+        Else a network with trained batch norms would be lost as soon as they become hybrids.
+
+        Returns:
+            Whether it does.
+        """
+        mean, var = self.running_mean, self.running_var
+        if var is None or var.is_meta or not (mean.any() or (var != 1).any()):
+            return False
+        return self.pool.trust_running(self)
+
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, local_metadata: dict, *args
     ) -> None:
@@ -266,6 +281,10 @@ class Norm(nn.InstanceNorm2d):
         local_metadata = {'version': 1, **local_metadata}
         alpha_as_vector(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        has_statistics = f'{prefix}running_var' in state_dict
+        has_mixture = any(f'{prefix}{name}' in state_dict for name in MIXTURES)
+        if has_statistics and not has_mixture and self.start_near_batch_norm():
+            say_once(f'norm {self.spec!r} {NEAR}, whose weights it has loaded')
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -10,6 +10,7 @@ and `alpha`, and call `track`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torch import distributed as dist
 from sbzoo.errors import UserError
 from sbzoo.norm.moments import Moments, average, by_groups, split, uncentred
 from sbzoo.norm.transforms import refuse_torch_func
+
+TRUST = 0.99  # the share of batch norm in a mixture that gets its trained statistics
 
 
 class Pool:
@@ -35,6 +38,10 @@ class Pool:
 
     def prepare(self, layer: nn.Module) -> None:
         """Register what the pool learns or remembers with its layer."""
+
+    def trust_running(self, layer: nn.Module) -> bool:
+        """Start a mixture near the norm that keeps running statistics; whether it is one."""
+        return False
 
     def is_of_single_maps(self, channels: int) -> bool:
         """Whether each statistic, of some of the channels at least, is of one map of one sample."""
@@ -289,6 +296,7 @@ class Running(Pool):
     """
 
     uses_batch = trains_by_running = True
+    folds = True
 
     def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
         mean, var, count = layer.running
@@ -374,6 +382,11 @@ class Mix(Pool):
         size = layer.num_features if self.per_channel else 1  # FSDP2 shards no scalars
         layer.alpha_logit = nn.Parameter(torch.zeros(size))
 
+    def trust_running(self, layer: nn.Module) -> bool:
+        side = self.first.folds - self.second.folds  # 0 if both evaluate as batch norm, or neither
+        nn.init.constant_(layer.alpha_logit, side * log(TRUST / (1 - TRUST)))
+        return side != 0
+
     def is_of_single_maps(self, channels: int) -> bool:
         return all(part.is_of_single_maps(channels) for part in (self.first, self.second))
 
@@ -398,6 +411,12 @@ class Switch(Pool):
     def prepare(self, layer: nn.Module) -> None:
         layer.mean_logits = nn.Parameter(torch.zeros(3))
         layer.var_logits = nn.Parameter(torch.zeros(3))
+
+    def trust_running(self, layer: nn.Module) -> bool:
+        for logits in (layer.mean_logits, layer.var_logits):
+            nn.init.zeros_(logits)
+            nn.init.constant_(logits[-1], log(2 * TRUST / (1 - TRUST)))  # two others share the rest
+        return True
 
     def __call__(self, moments: Moments, layer: nn.Module) -> Moments:
         pooled = moments, average(moments, dim=1), Batch()(moments, layer)

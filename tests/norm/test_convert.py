@@ -103,6 +103,65 @@ def test_alpha_at_one_is_the_batch_norm_that_was_replaced():
     torch.testing.assert_close(hybrid(x), expected)
 
 
+@pytest.mark.parametrize(('spec', 'end'), [('hybrid', 'ln'), ('hybrid(gn2,bn)', 'gn2')])
+def test_a_hybrid_of_trained_batch_norm_starts_at_99_hundredths_of_it(spec, end):
+    trained = randomised(nn.BatchNorm2d(8)).eval()
+    other = convert_norm(copy.deepcopy(trained), end).model
+    x = torch.randn(2, 8, 5, 5)
+    mean, var = (
+        0.99 * running[:, None, None] + 0.01 * _statistic_of_groups(x, statistic, other.pool.groups)
+        for running, statistic in ((trained.running_mean, torch.mean), (trained.running_var, _var))
+    )
+    weight, bias = trained.weight[:, None, None], trained.bias[:, None, None]
+    expected = (x - mean) / (var + trained.eps).sqrt() * weight + bias
+    record = convert_norm(trained, spec)
+    assert 'starts at 0.99 of its trained batch norm' in str(record)
+    torch.testing.assert_close(record.model(x), expected)
+
+
+def _statistic_of_groups(x, statistic, groups):
+    by_group = statistic(x.unflatten(1, (groups, -1)), dim=(2, 3, 4))
+    return by_group.repeat_interleave(x.shape[1] // groups, 1)[..., None, None]
+
+
+def _var(x, dim):
+    return x.var(dim, correction=0)
+
+
+def test_a_switchable_norm_of_trained_batch_norm_starts_at_99_hundredths_of_it():
+    switch = convert_norm(randomised(nn.BatchNorm2d(8)), 'sn').model
+    expected = torch.tensor([0.005, 0.005, 0.99])
+    torch.testing.assert_close(switch.mean_logits.softmax(0), expected)
+    torch.testing.assert_close(switch.var_logits.softmax(0), expected)
+
+
+@pytest.mark.parametrize(
+    ('norm', 'spec'),
+    [
+        (nn.BatchNorm2d(8), 'hybrid'),
+        (nn.BatchNorm2d(8, device='meta'), 'hybrid'),
+        (randomised(nn.BatchNorm2d(8)), 'hybrid(bn,running)'),
+        (randomised(Norm(8, 'hybrid')), 'hybrid(bn,in)'),
+        (nn.GroupNorm(2, 8), 'hybrid'),
+    ],
+    ids=['untrained', 'meta', 'batch norm at both ends', 'a hybrid', 'a norm without statistics'],
+)
+def test_a_hybrid_of_anything_else_starts_at_a_half(norm, spec):
+    record = convert_norm(norm, spec)
+    assert 'starts at' not in str(record)
+    assert record.model.alpha_logit.is_meta or record.model.alpha == 0.5
+
+
+def test_a_hybrid_that_loads_a_trained_batch_norm_starts_near_it():
+    trained, hybrid = randomised(nn.BatchNorm2d(8)), Norm(8, 'hybrid')
+    missing = hybrid.load_state_dict(trained.state_dict(), strict=False).missing_keys
+    assert missing == ['alpha_logit']
+    torch.testing.assert_close(hybrid.alpha, torch.tensor(0.99))
+    other = randomised(Norm(8, 'hybrid'))
+    hybrid.load_state_dict(other.state_dict())
+    assert hybrid.alpha == other.alpha
+
+
 class BatchNormReLU(nn.BatchNorm2d):
     def forward(self, x):
         return super().forward(x).relu()
