@@ -27,6 +27,8 @@ MEASURED = (
         'stack',
         'batch',
         'light',
+        'conversion',
+        'fine_tuning',
         'gan',
         'studies',
     ),
@@ -168,6 +170,11 @@ def own_light(measured: Measured) -> list[ResultTable]:
     return studies(measured['light'])
 
 
+def pretrained(measured: Measured) -> list[ResultTable]:
+    """What is left of a network of ImageNet under other norms, and what a detector has of it."""
+    return studies([*measured['conversion'], *measured['fine_tuning']])
+
+
 def gans(measured: Measured) -> list[ResultTable]:
     """Norms and batch sizes of a GAN."""
     return studies(measured['gan'])
@@ -229,6 +236,7 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Two ranks': scaling,
     'Small batches': small_batches,
     'Pictures with their own light': own_light,
+    'A network of ImageNet under other norms': pretrained,
     'GANs by norm and batch size': gans,
     'FID': fid,
 }

@@ -7,7 +7,9 @@ and writes its lines to `model_cards/results/`.
 BENCHES = {  # and how long each takes on two cores, as it is called by default
     'digits': '45 runs, an hour',
     'transfer': '82 runs, 70 minutes',
-    'gan': '18 runs, 25 minutes',
+    'conversion': '15 minutes',
+    'fine_tuning': '48 runs, an hour',
+    'gan': '54 runs, 4 hours',
     'labels': '5 minutes',
     'droplets': '6 runs, 20 minutes',
     'configs': '20 minutes',

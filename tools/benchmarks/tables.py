@@ -199,6 +199,7 @@ def _of_measurements(measured: Measured) -> dict[str, Any]:
         batch_table=_tables(measurements.small_batches(measured), 'batch'),
         gan_table=_tables(measurements.gans(measured), 'gan'),
         light_table=_tables(measurements.own_light(measured), 'light'),
+        pretrained_table=_tables(measurements.pretrained(measured), 'conversion', 'fine_tuning'),
         ranks_table=_tables(measurements.scaling(measured), 'ranks'),
         padding_table=_tables(measurements.padded_norms(measured), 'padding'),
         memory_table=_tables(measurements.memory(measured), 'memory'),
