@@ -37,11 +37,17 @@ def test_results_are_those_of_the_runs(norm):
         [r['metrics']['coco/bbox_mAP'] for r in detectors if r['images_a_step'] == batch]
         for batch in (1, 2)
     )
-    cells_of = [(m['row'], m['figures']) for m in results('gan')]
-    here = dict(arm=norm, condition='batch 2')
-    distances = [figures['FD-digits'] for row, figures in cells_of if here.items() <= row.items()]
-    cells = norm, *(cell(values, 3) for values in by_batch), cell(distances, 2)
-    assert f'| {" | ".join(cells)} |\n' in README
+    own_light = (
+        figures_of('light', 'bbox_mAP', study='own light', arm=norm, condition=f'batch {batch}')
+        for batch in (1, 2, 8)
+    )
+    distances = figures_of('gan', 'FD-digits', arm=norm, condition='batch 2')
+    aps = (cell(values, 3) for values in (*by_batch, *own_light))
+    assert f'| {" | ".join([norm, *aps, cell(distances, 2)])} |\n' in README
+
+
+def figures_of(name: str, figure: str, **row: str) -> list[float]:
+    return [m['figures'][figure] for m in results(name) if row.items() <= m['row'].items()]
 
 
 def test_it_is_read_in_three_minutes():

@@ -54,6 +54,7 @@ def test_results_are_shown_as_they_are():
             (f'retinanet_{norm}_b2_light', 'light', ('mixed aspect ratios', norm, 'left out'))
             for norm in ('gn', 'in', 'ln', 'hybrid')
         ),
+        ('retinanet_bn_b2_light', 'light', ('own light', 'bn', 'batch 2')),
         ('rtmdet_gn_b8', 'batch', ('AdamW', 'gn8, square root', 'batch 8')),
     ],
 )

@@ -16,7 +16,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from benchmarks import (
-    ap_by_batch,
     compatibility,
     config_runs,
     configs,
@@ -25,6 +24,7 @@ from benchmarks import (
     labels,
     norm,
     output,
+    plots,
     runs,
     stack,
     transfer,
@@ -49,15 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write README.md, the plot that it shows, and the page of the studies."""
+    """Write README.md, the plots that it shows, and the page of the studies."""
     path = args.results / 'README.md'
     write(path, render(args.results).encode())
     retinanet = output.read_lines(args.results / 'retinanet_digits.jsonl')
-    plot = ap_by_batch.draw(retinanet, read_all(args.results)['batch'], args.results)
+    drawn = plots.draw(retinanet, read_all(args.results), args.results)
     is_ours = args.results.resolve() == output.RESULTS.resolve()
     studied = STUDIES if is_ours else args.results / 'studies.md'
     write(studied, render_studies(args.results).encode())
-    print(f'written: {path}, {plot}, {studied}')
+    print(f'written: {", ".join(map(str, [path, *drawn, studied]))}')
     print('next:    python tools/report.py')
 
 
