@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ MEASURED = (
         'studies',
     ),
 )
+NUMBER = re.compile(r'\d+(?:\.\d+)?(?:/\d+)?')  # 8, 0.33, 1/3
 OF_GPUS = 'gpu_*.jsonl'  # theirs, a file for each kind
 
 
@@ -194,7 +196,7 @@ def _study(study: str, figure: str, measurements: Sequence[Measurement]) -> Resu
     for m in measurements:
         cells[m.row['arm'], m.row['condition']].append(m.figures[figure])
     arms, conditions = (dict.fromkeys(key) for key in zip(*cells, strict=True))
-    conditions = sorted(conditions, key=lambda c: [int(n) for n in re.findall(r'\d+', c)])
+    conditions = sorted(conditions, key=lambda c: [*map(Fraction, NUMBER.findall(c))])
     rows = [
         (Cell(arm), *(Cell(mean_std(cells.get((arm, c), ()))) for c in conditions)) for arm in arms
     ]

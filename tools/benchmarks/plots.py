@@ -84,7 +84,7 @@ def _of_study(
 
 
 def _draw(panels: Sequence[Panel], path: Path) -> Path:
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
+    figure = Figure(figsize=(10, 3.6), layout='constrained')
     all_axes = figure.subplots(1, len(panels), sharey=True)
     for axes, panel in zip(all_axes, panels, strict=True):
         _fill(axes, panel)
@@ -112,4 +112,4 @@ def _fill(axes: Axes, panel: Panel) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     if panel.lines:
-        axes.legend(fontsize='small')
+        axes.legend(fontsize='small', loc='center left', bbox_to_anchor=(1, 0.5))
