@@ -148,8 +148,7 @@ def _transfers(results: list[dict]) -> dict[str, str]:
     means = _means(results, itemgetter('start'), itemgetter('batch'))
     lost = [means['bn', 'trained', 0] - means[n, 'calibrated', 0] for n in transfer.SPECS]
     ahead = [
-        means[n, 'calibrated', b] - means[n, 'copied', b]
-        for n, b in product(('gn', 'ln', 'hybrid'), (1, 2))
+        means[n, 'calibrated', b] - means[n, 'copied', b] for n, b in product(('gn', 'ln'), (1, 2))
     ]
     return dict(lost=_range(lost, 3), ahead=_range(ahead, 3))
 
