@@ -29,6 +29,5 @@ model = dict(
         loss_bbox=dict(type='L1Loss'),
     ),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=0.0015 * 2)
-)  # a head without norms diverges at that of others
+# A head without norms diverges at the learning rate of the other configs.
+optim_wrapper = dict(optimizer=dict(lr=0.0015 * 2))

@@ -19,7 +19,6 @@ from sbzoo.norm.spec import parse, say_once, split_spec
 from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
 from sbzoo.norm.unfoldable import UnfoldableEps
 
-MIXTURES = 'alpha_logit', 'mean_logits', 'var_logits'
 NEAR = f'starts at {TRUST} of its trained batch norm'
 _LARGE = 2**22  # elements, from where memory traffic is all that counts
 _SMALL = 2**18  # elements, up to where calls cost more than pixels
@@ -282,7 +281,8 @@ class Norm(nn.InstanceNorm2d):
         alpha_as_vector(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
         has_statistics = f'{prefix}running_var' in state_dict
-        has_mixture = any(f'{prefix}{name}' in state_dict for name in MIXTURES)
+        own = self._parameters.keys() - {'weight', 'bias'}  # what a mixture learns
+        has_mixture = any(f'{prefix}{name}' in state_dict for name in own)
         if has_statistics and not has_mixture and self.start_near_batch_norm():
             say_once(f'norm {self.spec!r} {NEAR}, whose weights it has loaded')
 

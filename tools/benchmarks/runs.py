@@ -45,6 +45,12 @@ def result_of(work_dir: Path, tool: str, *arguments: object, ranks: int = 1) -> 
     return json.loads(result.read_text())
 
 
+def convert(out: Path, *arguments: object) -> None:
+    """Convert a checkpoint to another norm, unless that is there; the log is in a folder beside."""
+    if not out.exists():
+        call(out.with_suffix(''), 'convert', *arguments, '--out', out)
+
+
 def call(folder: Path, tool: str, *arguments: object, ranks: int = 1) -> None:
     """Run a tool in processes of its own, with a thread each and its log in `folder`.
 

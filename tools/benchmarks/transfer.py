@@ -66,11 +66,9 @@ def _train_bn(folder: Path, seed: int) -> dict:
 
 
 def _convert(folder: Path, seed: int, norm: str, start: str) -> None:
+    bn = 'configs/retinanet_bn_b2.py', _trained(folder, seed)
     out = _converted(folder, seed, norm, start)
-    if not out.exists():
-        bn = 'configs/retinanet_bn_b2.py', _trained(folder, seed)
-        options = '--norm', SPECS[norm], *CONVERSIONS[start], '--out', out
-        runs.call(folder / f'{norm}_{start}_s{seed}', 'convert', *bn, *options)
+    runs.convert(out, *bn, '--norm', SPECS[norm], *CONVERSIONS[start])
 
 
 def _measure(folder: Path, seed: int, norm: str, start: str, batch: int) -> dict:

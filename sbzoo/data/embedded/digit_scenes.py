@@ -178,10 +178,11 @@ def handwriting(split: Split, gain: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def photograph(name: str) -> Image.Image:
-    """One of the PNG photographs of scikit-image, in RGB."""
+    """One of the photographs that come with scikit-image, in RGB."""
     import skimage
 
-    return Image.open(Path(skimage.__file__).parent / 'data' / f'{name}.png').convert('RGB')
+    [file] = (Path(skimage.__file__).parent / 'data').glob(f'{name}.*')
+    return Image.open(file).convert('RGB')
 
 
 def _background(
