@@ -17,6 +17,7 @@ from sbzoo.norm.layers import Norm
 from sbzoo.norm.moments import along_channels
 from sbzoo.norm.padding import without_padding
 from sbzoo.norm.precise_bn import Forward, RunningMoments, parts_of, set_running, tracks_running
+from sbzoo.norm.running_statistics import RunningStatistics
 
 AFFINE_LAST = (_NormBase, nn.GroupNorm)  # norms that end with weight and bias, sbzoo's too
 NEAR_CONSTANT = 1e-3  # of the original's standard deviation: such channels are not scaled up
@@ -162,6 +163,8 @@ def _pair(model: nn.Module, reference: nn.Module) -> tuple[list[_Layer], dict[st
         original = originals.get(name)
         if not isinstance(norm, AFFINE_LAST) and not hasattr(original, 'running_var'):
             continue
+        if isinstance(norm, RunningStatistics):
+            continue  # of a norm that comes by itself
         if original is None:
             raise UserError(f'{name}: the reference network has no such layer')
         if _kind(norm) == _kind(original) and norm not in behind:

@@ -172,7 +172,7 @@ def _like(norm: nn.Module, spec: str, model: nn.Module) -> nn.Module:
     settings = dict(
         eps=float(getattr(norm, 'eps', EPS)), affine=getattr(norm, 'weight', None) is not None
     )
-    if getattr(norm, 'momentum', None) is not None:
+    if hasattr(norm, 'momentum'):
         settings['momentum'] = norm.momentum
     if spec != 'bn' and getattr(norm, 'count_padding', False):
         settings['count_padding'] = True

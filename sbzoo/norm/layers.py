@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from sbzoo.norm.moments import Moments, along_channels, wide
 from sbzoo.norm.normalize import normalize, normalize_fixed
 from sbzoo.norm.padding import Pictures, Size, crops, without_padding
 from sbzoo.norm.pools import TRUST, EvoNormS0, FilterResponse, Group, Mix
+from sbzoo.norm.running_statistics import RunningStatistics
 from sbzoo.norm.spec import parse, say_once, split_spec
 from sbzoo.norm.transforms import in_plain_torch, is_traced, refuse_torch_func
 from sbzoo.norm.unfoldable import UnfoldableEps
@@ -39,14 +42,15 @@ class Norm(nn.InstanceNorm2d):
         num_features: Channels C.
         spec: Which norm; see `sbzoo.norm.NORMS`.
         eps: Added to the variance.
-        momentum: Weight of the newest batch in the running statistics.
+        momentum: Weight of the newest batch in the running statistics; None for their average
+            over all batches, as in torch.
         affine: Whether to learn a weight and a bias per channel.
         relu: Whether a ReLU follows, in the same pass over the pixels.
         count_padding: Whether the padding of a batch counts as picture, as it does in published
             networks; else statistics leave it out and it becomes zero. See `sbzoo.norm.padding`.
 
     Raises:
-        UserError: Unknown spec, no momentum, or what the norm of the spec does not take.
+        UserError: Unknown spec, or what the norm of the spec does not take.
 
     Example:
         A group for each channel is instance norm, one group is layer norm, a ghost batch of all
@@ -67,6 +71,7 @@ class Norm(nn.InstanceNorm2d):
         alpha = 0: True
     """
 
+    running_statistics: RunningStatistics | None = None
     _abbr_ = 'bn'  # mmcv names the layer, and so its keys, as in batch norm checkpoints
 
     def __init__(
@@ -74,17 +79,12 @@ class Norm(nn.InstanceNorm2d):
         num_features: int,
         spec: str = 'gn',
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         affine: bool = True,
         relu: bool = False,
         count_padding: bool = False,
     ) -> None:
         pool, (plain, _) = parse(spec, num_features), split_spec(spec)
-        if momentum is None:
-            raise UserError(
-                f'norm {spec!r}, momentum=None: a number from 0 to 1; for the average over many '
-                'batches there is sbzoo.reestimate'
-            )
         if pool.activates and not affine:
             raise UserError(f'{plain}: a norm and activation in one needs affine=True')
         if pool.activates and relu:
@@ -93,6 +93,8 @@ class Norm(nn.InstanceNorm2d):
         self.spec, self.pool, self.relu = plain, pool, relu
         self.count_padding = count_padding
         self.pictures: Pictures | None = None
+        if pool.uses_batch and pool.keeps_running and not pool.trains_by_running:
+            vars(self)['running_statistics'] = RunningStatistics(self)  # and no child
         pool.prepare(self)
 
     @property
@@ -119,6 +121,16 @@ class Norm(nn.InstanceNorm2d):
     def alpha(self) -> Tensor:
         """The fraction in (0, 1) of the first norm of a hybrid, a scalar or [C]."""
         return wide(self.alpha_logit).squeeze().sigmoid()
+
+    def named_modules(
+        self, memo: set | None = None, prefix: str = '', remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Itself, and the view of its running statistics if it takes them of batches."""
+        memo = set() if memo is None else memo
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        if self.running_statistics is not None:
+            name = f'{prefix}.running_statistics' if prefix else 'running_statistics'
+            yield from self.running_statistics.named_modules(memo, name, remove_duplicate)
 
     @property
     def running(self) -> Moments:
@@ -239,6 +251,9 @@ class Norm(nn.InstanceNorm2d):
     def track(self, pooled: Moments) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
         count, unbiased = pooled.count, 1.0
+        newest = (
+            self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked + 1)
+        )
         mean, var = (
             t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
         )
@@ -249,8 +264,8 @@ class Norm(nn.InstanceNorm2d):
         else:
             return
         try:
-            self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
-            self.running_var.mul_(1 - self.momentum).add_(var, alpha=self.momentum * unbiased)
+            self.running_mean.mul_(1 - newest).add_(mean, alpha=newest)
+            self.running_var.mul_(1 - newest).add_(var, alpha=newest * unbiased)
             self.num_batches_tracked.add_(1)
         except RuntimeError:  # torch.vmap has one set of statistics for many batches
             refuse_torch_func(f'the running statistics of norm {self.spec!r}')

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sbzoo.norm.layers import Norm
 from sbzoo.norm.moments import Moments, wide
 from sbzoo.norm.padding import crops
+from sbzoo.norm.running_statistics import RunningStatistics
 
 Forward = Callable[[nn.Module, Any], object]  # runs a model on a batch; its result is not used
 
@@ -59,6 +60,8 @@ class RunningMoments:
 
 def tracks_running(norm: nn.Module) -> bool:
     """Whether a norm takes statistics over samples in training and stored ones in evaluation."""
+    if isinstance(norm, RunningStatistics):
+        return False  # those of a norm that is there too
     uses_batch = norm.pool.uses_batch if isinstance(norm, Norm) else isinstance(norm, _BatchNorm)
     return uses_batch and norm.running_mean is not None
 

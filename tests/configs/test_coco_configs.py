@@ -61,7 +61,7 @@ def built(path: Path) -> nn.Module:
 
 
 def norms(part: nn.Module) -> set[str]:
-    kinds = (Norm, nn.GroupNorm, _BatchNorm)
+    kinds = (Norm, nn.GroupNorm, nn.BatchNorm2d)
     layers = (m for m in part.modules() if isinstance(m, kinds))
     return {m.spec if isinstance(m, Norm) else type(m).__name__ for m in layers}
 
