@@ -49,8 +49,10 @@ CONFIG = 'configs/retinanet_gn_b2.py'
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['configs/retinanet_gn_b3.py'], 'no such config; did you mean configs/retinanet_gn_b'),
-        (['mmdet::retinanet/nothing.py'], 'no such config'),
+        (['configs/retinanet_gn2.py'], 'no such config; did you mean configs/retinanet_gn_b'),
+        (['configs/retinanet_gn_b3.py'], 'is an option: configs/retinanet_gn_b2.py --batch 3'),
+        (['sbzoo::retinanet_gn_b3.py'], 'is an option: sbzoo::retinanet_gn_b2.py --batch 3'),
+        (['mmdet::atss/atss-r50_fpn_1x_coco.py'], 'mean mmdet::atss/atss_r50_fpn_1x_coco.py'),
         (['mmfoo::a.py'], 'mmfoo is not installed'),
         (['LICENSE'], 'not a config that can be read'),
         ([CONFIG, '--norm', 'gm'], "unknown norm 'gm'; known are"),

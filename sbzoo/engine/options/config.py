@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from sbzoo.engine.options.schedule import (
 from sbzoo.errors import UserError
 
 HOOKS = 'ExactResumeHook', 'PretrainedHook', 'RanksHook', 'StopAtInvalidLossHook', 'AlphaHook'
+BATCH = re.compile(r'_b(\d+)(?=[_.])')  # in the name of a config
 TENSORBOARD = dict(type='TensorboardVisBackend')
 
 
@@ -43,9 +45,7 @@ def load_config(name: str) -> Config:
     """
     path = _find(name)
     if not path.is_file():
-        near = difflib.get_close_matches(name, map(str, Path('configs').rglob('*.py')), n=3)
-        hint = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'{name}: no such config{hint}')
+        raise UserError(f'{name}: no such config{_did_you_mean(name)}')
     try:
         cfg = Config.fromfile(path)
     except (OSError, SyntaxError, KeyError, ValueError, RuntimeError) as error:
@@ -63,6 +63,17 @@ def _find(name: str) -> Path:
     if spec is None:
         raise UserError(f'{name}: {library} is not installed')
     return Path(spec.origin).parent / '.mim' / 'configs' / path
+
+
+def _did_you_mean(name: str) -> str:
+    library, mark, _ = name.rpartition('::')
+    folder = _find(library + mark) if mark else Path('configs')
+    paths = folder.rglob('*.py')
+    known = [library + mark + str(p.relative_to(folder)) if mark else str(p) for p in paths]
+    if same := [k for k in known if BATCH.sub('', k) == BATCH.sub('', name)]:
+        return f'; batch size is an option: {max(same)} --batch {BATCH.search(name)[1]}'
+    near = difflib.get_close_matches(name, known, n=3)
+    return f'; did you mean {" or ".join(near)}?' if near else ''
 
 
 def build_config(args: argparse.Namespace) -> Config:
