@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -22,6 +25,7 @@ from sbzoo.engine.options.config import load_config
 from sbzoo.engine.options.parts import leaf
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
+from sbzoo.metrics.coco_ap import CocoAP
 from sbzoo.paths import ROOT
 
 
@@ -66,6 +70,12 @@ class Subject:
         with scope_of(self.cfg):
             return Runner.build_dataloader(cfg, seed=0)
 
+    def with_model(self, model: nn.Module) -> Subject:
+        """Another detector on the same pictures."""
+        other = copy(self)
+        vars(other)['model'] = model
+        return other
+
     def batch(self, loader: DataLoader, indices: Sequence[int], training: bool = False) -> dict:
         """Pictures of a loader as one batch, on the device and normalised."""
         data = loader.collate_fn([loader.dataset[int(i)] for i in indices])
@@ -106,6 +116,21 @@ class Subject:
         with scope_of(self.cfg):
             return self.model.parse_losses(self.model.eval()(**data, mode='loss'))[0]
 
+    @torch.no_grad()
+    def average_precision(self, indices: Sequence[int]) -> float:
+        """The AP on validation pictures, one by one."""
+        dataset, found = self.held_out.dataset, []
+        self.model.eval()
+        for index in indices:
+            data = self.batch(self.held_out, [index])
+            found += [one.to_dict() for one in self.model(**data, mode='predict')]
+        with TemporaryDirectory() as folder:
+            chosen = [one['img_id'] for one in found]
+            metric = CocoAP(_annotations(dataset.ann_file, chosen, folder))
+        metric.dataset_meta = dataset.metainfo
+        metric.process({}, found)
+        return metric.compute_metrics(metric.results)['bbox_mAP']
+
     def normalizers(self, indices: Sequence[int]) -> dict[str, float]:
         """What its losses are divided by, for a picture on average over some.
 
@@ -118,6 +143,15 @@ class Subject:
         with traceless(self.model), replaced(self.model, counted.setdefault):
             self.losses(indices)
         return {name: value / len(indices) for name, value in counted.items()}
+
+
+def _annotations(file: str, chosen: Sequence[int], folder: str) -> str:
+    """A file with the annotations of some pictures."""
+    content = json.loads(Path(file).read_text(encoding='utf-8'))
+    content['images'] = [image for image in content['images'] if image['id'] in chosen]
+    part = Path(folder) / 'part.json'
+    part.write_text(json.dumps(content), encoding='utf-8')
+    return str(part)
 
 
 def open_subject(cfg: Config, reference: str | None, name: str) -> Subject:

@@ -1,5 +1,6 @@
 """What the studies measure, against closed forms and constructed cases."""
 
+import copy
 import math
 
 import pytest
@@ -469,10 +470,10 @@ def test_a_picture_is_worth_as_many_values_as_its_statistics_say(detector):
 def test_ap_of_some_pictures_is_that_of_all_where_they_are_all(detector, monkeypatch):
     dataset = detector.held_out.dataset
     monkeypatch.setattr(detector.model, 'forward', perfect(detector.model))
-    assert transfer.measure(detector, [0, 3]) == pytest.approx(1)
+    assert detector.average_precision([0, 3]) == pytest.approx(1)
     monkeypatch.undo()
     assert len(dataset) == 200
-    found = transfer.measure(detector, [0, 3, 5, 8])
+    found = detector.average_precision([0, 3, 5, 8])
     assert 0.2 < found < 1
 
 
@@ -501,9 +502,38 @@ def test_a_detector_is_converted_and_fine_tuned(monkeypatch):
     assert any(isinstance(m, Norm) for m in subject.model.modules())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in subject.model.modules())
     before = subject.model.bbox_head.retina_cls.weight.clone()
-    transfer.fine_tune(subject, [0, 1])
+    ap, after = transfer.measure(subject, [0, 1, 2], [0, 1])
+    assert after == subject.average_precision([0, 1, 2]) != ap
     moved = (subject.model.bbox_head.retina_cls.weight - before).abs().max()
     assert 0 < moved < 0.01
+
+
+@pytest.mark.parametrize(('norm', 'arms'), [('bn', 2), ('gn', 1)])
+def test_a_detector_is_pruned_and_stays_whole(norm, arms, monkeypatch):
+    monkeypatch.setattr(pruning, 'SPARSITIES', (0.3, 1.0))
+    monkeypatch.setattr(pruning, 'PICTURES', 6)
+    subject = embedded(f'retinanet_{norm}_b2', f'retinanet_{norm}_b2')
+    before = copy.deepcopy(subject.model.state_dict())
+    values = Values(pruning.STUDY.values(0, subject))
+    torch.testing.assert_close(subject.model.state_dict(), before, rtol=0, atol=0)
+    lines = values.lines(pruning.AP)
+    assert len(lines) == arms
+    whole, cut, nothing = lines[subject.name].values()
+    assert whole[0] > cut[0] > nothing[0] == 0
+    assert ('no statistics of batches' in pruning.advise(values, subject)) == (norm == 'gn')
+
+
+def test_what_statistics_bring_back_is_told(detector):
+    name, again = detector.name, f'{detector.name}, re-estimated'
+    losses = dict.fromkeys(map('{:.0%}'.format, pruning.SPARSITIES), 0.1)
+    found = [
+        Value(pruning.AP, name, '0%', 0.6),
+        *(Value(pruning.AP, name, *v) for v in losses.items()),
+    ]
+    back = [Value(pruning.AP, again, c, 0.4 if c == '80%' else v) for c, v in losses.items()]
+    assert 'bring back 0.300 at 80%' in pruning.advise(Values(found + back), detector)
+    none = [Value(pruning.AP, again, *v) for v in losses.items()]
+    assert 'bring none of it back' in pruning.advise(Values(found + none), detector)
 
 
 def test_values_and_figures_are_the_same_in_another_form(tmp_path):
