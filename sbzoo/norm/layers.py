@@ -325,7 +325,7 @@ def build_norm(spec: str, num_features: int, **kwargs) -> nn.Module:
     its class (`norm_eval`, SyncBN conversion, fusing); everything else is `Norm`.
 
     Example:
-        >>> build_norm('gn', 48)  # 32 groups, or the nearest number that divides
+        >>> build_norm('gn', 48)  # 32 groups, or the nearest number of two channels or more
         Norm(48, 'gn', eps=1e-05, affine=True)
         >>> x = torch.randn(2, 48, 3, 3)
         >>> torch.allclose(build_norm('gn', 48)(x), F.group_norm(x, 24), atol=1e-6)

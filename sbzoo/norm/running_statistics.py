@@ -47,3 +47,7 @@ class RunningStatistics(_BatchNorm):
     def __init__(self, norm: nn.Module) -> None:
         nn.Module.__init__(self)
         vars(self)['norm'] = norm  # not as a child: it is the parent
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return str(self.norm)

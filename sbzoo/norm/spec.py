@@ -13,6 +13,7 @@ from sbzoo.norm import pools
 from sbzoo.norm.pools import Pool
 
 WEIGHT_STD = '+ws'
+GROUPS = 32  # of Wu and He 2018
 
 
 class Entry(NamedTuple):
@@ -25,11 +26,18 @@ class Entry(NamedTuple):
     use: str
 
 
-def _groups(channels: int, wanted: str | None = None) -> int:
-    taken = num_groups(channels, int(wanted or 32))
-    if wanted and channels > 1 and taken != int(wanted):
+def _groups(channels: int, wanted: str | None) -> int:
+    if wanted is None:
+        return num_groups(channels, GROUPS)
+    taken = _divided(channels, int(wanted))
+    if channels > 1 and taken != int(wanted):
         say_once(f'{wanted} groups do not divide {channels} channels: {taken} are taken')
     return taken
+
+
+def _divided(channels: int, groups: int) -> int:
+    """So many groups, of one channel too, if they divide the channels."""
+    return groups if channels % groups == 0 else num_groups(channels, groups)
 
 
 @cache
@@ -77,7 +85,7 @@ NORMS = (
           'a sample, uncentred', 'as ln, a little cheaper'),
     Entry('frn', r'frn', lambda c: pools.FilterResponse(),
           'a sample and channel, uncentred', 'with its own threshold for a ReLU; not on 1x1 maps'),
-    Entry('evos0', r'evos0', lambda c: pools.EvoNormS0(_groups(c)),
+    Entry('evos0', r'evos0', lambda c: pools.EvoNormS0(_divided(c, GROUPS)),
           'a sample, groups of channels', 'norm and activation in one; EvoNorm backbones'),
     Entry('hybrid[(A,B[,channel])]', r'hybrid(?:\(([^,()]+),([^,()]+)(,channel)?\))?', _hybrid,
           'a learned mix of A and B (syncbn, ln)',
@@ -135,13 +143,10 @@ def norm_table() -> str:
 
 
 def num_groups(channels: int, wanted: int) -> int:
-    """How many groups of channels there are where so many are wanted.
+    """The number of groups of channels that is nearest to the wanted one, the larger of two.
 
-    Those, if they divide the channels. Else the nearest number that does, the larger of two
-    equally near, with at least two channels in a group: a group of one is instance norm, which
-    nobody has asked for. So a prime number of channels is one group.
+    A group has two channels at least: one of a single channel is instance norm, which nobody has
+    asked for. So a prime number of channels is one group.
     """
-    if channels % wanted == 0:
-        return wanted
     divisors = [d for d in range(1, channels // 2 + 1) if channels % d == 0]
     return min(divisors, key=lambda d: (abs(d - wanted), -d), default=1)

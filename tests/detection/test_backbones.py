@@ -102,7 +102,7 @@ def test_every_published_gn_checkpoint_fits_strictly(path):
 @pytest.mark.parametrize(('depth', 'ws'), [(18, ''), (50, ''), (50, '+ws')])
 def test_published_weights_give_the_published_output(depth, ws):
     theirs = randomise(native(depth, conv_cfg=dict(type='ConvWS') if ws else None))
-    ours = NormResNet(f'gn{ws}', depth=depth, **SMALL)
+    ours = NormResNet(f'gn32{ws}', depth=depth, **SMALL)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -473,7 +473,7 @@ def test_published_weights_start_a_run(run_dir):
     theirs = randomise(native())
     torch.save(theirs.state_dict(), run_dir / 'published.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(run_dir / 'published.pth'))
-    norm = dict(type='Norm', spec='gn')
+    norm = dict(type='Norm', spec='gn32')
     backbone = dict(type='ResNet', depth=18, norm_cfg=norm, init_cfg=init_cfg, **SMALL)
     runner = runner_of(backbone, TORCHVISION, run_dir)
     runner.train()

@@ -222,13 +222,18 @@ def test_hybrid_at_batch_1_mixes_instance_and_layer_norm():
 
 
 def test_groups_are_the_nearest_divisor_with_two_channels_in_a_group():
-    assert [num_groups(c, 32) for c in (256, 96, 48, 32)] == [32, 32, 24, 32]
+    assert [num_groups(c, 32) for c in (256, 96, 64, 48, 32)] == [32, 32, 32, 24, 16]
     assert [num_groups(c, 32) for c in (24, 16, 19, 7, 2, 1)] == [12, 8, 1, 1, 1, 1]
-    assert [num_groups(c, c) for c in (19, 16, 1)] == [19, 16, 1]  # asked for
-    assert num_groups(24, 10) == 12  # the larger of 8 and 12
-    layer = Norm(19, 'gn')
-    x = torch.randn(2, 19, 1, 1)
-    torch.testing.assert_close(layer(x), F.group_norm(x, 1))
+    assert num_groups(40, 9) == 10  # the larger of 8 and 10
+    for channels, groups in ((19, 1), (32, 16)):
+        layer = Norm(channels, 'gn')
+        x = torch.randn(2, channels, 1, 1)
+        torch.testing.assert_close(layer(x), F.group_norm(x, groups))
+
+
+def test_as_many_groups_as_channels_are_those_asked_for():
+    assert [parse(f'gn{c}', c).groups for c in (32, 19, 1)] == [32, 19, 1]
+    assert parse('evos0', 32).groups == 32  # published networks have so many
 
 
 def test_other_groups_than_those_asked_for_are_said_once(caplog):

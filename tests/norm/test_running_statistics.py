@@ -90,6 +90,7 @@ def test_the_view_is_found_and_is_no_part_of_the_network():
     assert len(views(nn.Sequential(model[0], model[0]))) == 1
     assert list(model[0].children()) == []
     assert 'RunningStatistics' not in str(model)
+    assert str(views(model)['0.running_statistics']) == f'RunningStatistics({model[0]})'
     assert not any('running_statistics' in key for key in model.state_dict())
     names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
     assert sorted(names) == sorted(model.state_dict())
