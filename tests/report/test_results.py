@@ -99,6 +99,22 @@ def test_runs_of_the_gans_are_of_one_protocol():
 # What a benchmark puts on record
 
 
+def test_a_run_that_fails_stops_no_other():
+    done = []
+
+    def run(number):
+        if number % 2:
+            raise UserError(f'{number} is odd')
+        done.append(number)
+
+    with pytest.raises(UserError, match=r'^1 is odd\n3 is odd$'):
+        runs.run_all(run, [(number,) for number in range(5)], jobs=2)
+    assert sorted(done) == [0, 2, 4]
+    with pytest.raises(TypeError):
+        runs.run_all(run, [('a',), (1,)], jobs=1)
+    assert runs.run_all(abs, [(-1,), (2,)], jobs=2) == [1, 2]
+
+
 def test_a_run_may_name_its_batch_in_its_config_or_not():
     ours = results('retinanet_digits')
     renamed = [r | dict(config=f'{r["config"].rpartition("_")[0]}_b2') for r in ours]

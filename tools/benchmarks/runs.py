@@ -31,10 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, file: str) -> None
 
 
 def run_all(run: Callable[..., Any], grid: Iterable[tuple], jobs: int) -> list:
-    """Call `run` with each entry of `grid`, several side by side, and return what they return."""
-    grid = list(grid)
+    """Call `run` with each entry of `grid`, several side by side, and return what they return.
+
+    Raises:
+        UserError: Some have failed, when all others are done.
+    """
     with ThreadPoolExecutor(jobs) as pool:
-        return list(track(pool.map(lambda entry: run(*entry), grid), 'runs', total=len(grid)))
+        running = [pool.submit(run, *entry) for entry in grid]
+        try:
+            errors = [each.exception() for each in track(running, 'runs')]
+        finally:
+            pool.shutdown(cancel_futures=True)  # where this is interrupted
+    failed = [error for error in errors if isinstance(error, UserError)]
+    results = [each.result() for each in running if each.exception() not in failed]
+    if failed:
+        raise UserError('\n'.join(map(str, failed)))
+    return results
 
 
 def result_of(work_dir: Path, tool: str, *arguments: object, ranks: int = 1) -> dict:
