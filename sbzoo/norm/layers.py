@@ -251,9 +251,9 @@ class Norm(nn.InstanceNorm2d):
     def track(self, pooled: Moments) -> None:
         """Move the running statistics towards those of a batch, unbiased."""
         count, unbiased = pooled.count, 1.0
-        newest = (
-            self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked + 1)
-        )
+        newest = self.momentum
+        if newest is None:  # the average over all
+            newest = 1 / float(self.num_batches_tracked + 1)
         mean, var = (
             t.detach().squeeze(0) if len(t) == 1 else t.detach().mean(0) for t in pooled[:2]
         )

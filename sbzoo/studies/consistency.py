@@ -18,9 +18,8 @@ from sbzoo.checkpoint.cards import card
 from sbzoo.checkpoint.resolve import CARD
 from sbzoo.engine.loss_normalizers import traceless
 from sbzoo.engine.model import config_of, load_model
-from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
-from sbzoo.studies.subject import Subject, embedded
+from sbzoo.studies.subject import Subject, embedded, set_norms
 
 INDEPENDENT = 'gn', 'in', 'ln'
 NORMS = 'bn', 'hybrid', *INDEPENDENT
@@ -95,7 +94,7 @@ def _detect(subject: Subject, indices: list[int], training: bool = True) -> Boxe
     model = subject.model.eval()
     data = subject.batch(subject.held_out, indices)
     with traceless(model):
-        _set_norms(model, training)
+        set_norms(model, training)
         found = model(**data, mode='predict')[0].pred_instances
     chosen = found.scores > SCORE
     return Boxes(found.bboxes[chosen], found.labels[chosen])
@@ -105,7 +104,7 @@ def _of_gan(name: str, arm: str) -> Iterator[Value]:
     sampler = load_model(config_of(card(name)), f'{CARD}{name}').sampler
     noise = torch.randn(NOISES, sampler.noise_size, device=next(sampler.parameters()).device)
     with traceless(sampler):
-        _set_norms(sampler, training=True)
+        set_norms(sampler, training=True)
         for batch in BATCHES[1:]:
             yield Value(MOVED, arm, str(batch), moved(sampler, noise, batch))
 
@@ -126,12 +125,6 @@ def _beside_mates(sampler: nn.Module, noise: Tensor, batch: int) -> Tensor:
     mates = torch.randn(len(noise), batch - 1, noise.shape[1], device=noise.device)
     batches = torch.cat([noise[:, None], mates], dim=1)
     return torch.stack([sampler(each)[0] for each in batches])
-
-
-def _set_norms(model: nn.Module, training: bool) -> None:
-    for module in model.modules():
-        if tracks_running(module):
-            module.train(training)
 
 
 def judge(values: Values) -> Verdict:

@@ -22,7 +22,7 @@ from sbzoo.norm import reestimate
 from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.studies import small
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
-from sbzoo.studies.subject import Subject
+from sbzoo.studies.subject import Subject, set_norms
 
 NORMS = {'no norm': '', 'bn': 'bn', 'gn': 'gn8', 'ln': 'ln', 'hybrid': 'hybrid'}
 SPARSITIES = 0.5, 0.7, 0.8, 0.9, 0.95, 0.98
@@ -80,7 +80,8 @@ def _of(subject: Subject) -> Iterator[Value]:
         cut, condition = subject.with_model(measure(subject.model, sparsity)), f'{sparsity:.0%}'
         yield Value(AP, subject.name, condition, cut.average_precision(pictures))
         if any(map(tracks_running, cut.model.modules())):
-            reestimate(cut.model.train(), _batches(subject), _run)
+            set_norms(cut.model.train(), training=True)  # those of `norm_eval` too
+            reestimate(cut.model, _batches(subject), _run)
             yield Value(AP, _again(subject), condition, cut.average_precision(pictures))
 
 

@@ -26,6 +26,7 @@ from sbzoo.engine.options.parts import leaf
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.metrics.coco_ap import CocoAP
+from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.paths import ROOT
 
 
@@ -168,6 +169,13 @@ def open_subject(cfg: Config, reference: str | None, name: str) -> Subject:
 def embedded(config: str, card: str) -> Subject:
     """A card's weights on the data of one of the embedded sets, by the name of a config."""
     return open_subject(load_config(str(ROOT / f'configs/{config}.py')), f'{CARD}{card}', card)
+
+
+def set_norms(model: nn.Module, training: bool) -> None:
+    """Let batch norms take the statistics of the batch or not, whatever the mode of the model."""
+    for module in model.modules():
+        if tracks_running(module):
+            module.train(training)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
