@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from sbzoo.errors import UserError
+from sbzoo.errors import UserError, did_you_mean
 from sbzoo.paths import CARDS, command
 
 FILE = 'README.md'
@@ -156,8 +156,7 @@ def card(name: str) -> Card:
     names = _names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-        hint = f'; did you mean {" or ".join(near)}?' if near else ''
-        raise UserError(f'{name}: no such card{hint} ({command("cards")} lists all)')
+        raise UserError(f'{name}: no such card{did_you_mean(near)} ({command("cards")} lists all)')
     return _read(name)
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbzoo.checkpoint.io import load
 from sbzoo.detection.preprocessing import Preprocessing
-from sbzoo.errors import UserError
+from sbzoo.errors import UserError, did_you_mean
 from sbzoo.norm.convert import convert_norm
 
 STRIDE_OF_STAGE_1 = 4
@@ -58,7 +58,8 @@ class TimmBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if not timm.is_model(model):
-            raise UserError(f'timm has no model {model!r}{_did_you_mean(model)}')
+            near = timm.list_models(f'*{model.partition(".")[0]}*')[:3]
+            raise UserError(f'timm has no model {model!r}{did_you_mean(near)}')
         self.model, self.norm, self.norm_eval = model, norm, norm_eval
         self.options = dict(kwargs, out_indices=tuple(out_indices))
         self.net = self.create()
@@ -117,11 +118,6 @@ class TimmBackbone(BaseModule):
                 if level['reduction'] == stride and candidate in modules:
                     return candidate
         raise UserError(f'{self.model}: frozen_stages: no stage {stage}, of stride {stride}')
-
-
-def _did_you_mean(model: str) -> str:
-    near = timm.list_models(f'*{model.partition(".")[0]}*')[:3]
-    return f'; did you mean {" or ".join(near)}?' if near else ''
 
 
 @WEIGHT_INITIALIZERS.register_module()

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from sbzoo.engine.hooks.precise_bn import run_as_in_training
+from sbzoo.engine.runner import some_batches
 from sbzoo.norm import reestimate
-from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.studies import small
 from sbzoo.studies.base import Study, Value, Values, Verdict, decide
 from sbzoo.studies.subject import Subject, set_norms
@@ -53,7 +54,7 @@ def _weights(model: nn.Module) -> list[tuple[nn.Module, str]]:
 def run(seed: int, subject: Subject | None) -> Iterator[Value]:
     """A user's detector, or small networks on digits; those with batch norm in three ways."""
     if subject:
-        yield from _of(subject)
+        yield from _of(subject, seed)
         return
     held_out = small.digits(held_out=True)
     for arm, spec in NORMS.items():
@@ -73,31 +74,20 @@ def run(seed: int, subject: Subject | None) -> Iterator[Value]:
                 yield Value(ACCURACY, REWOUND, condition, small.accuracy(again, *held_out))
 
 
-def _of(subject: Subject) -> Iterator[Value]:
+def _of(subject: Subject, seed: int) -> Iterator[Value]:
     pictures = torch.randperm(len(subject.held_out.dataset))[:PICTURES].tolist()
     yield Value(AP, subject.name, WHOLE, subject.average_precision(pictures))
     for sparsity in SPARSITIES:
         cut, condition = subject.with_model(measure(subject.model, sparsity)), f'{sparsity:.0%}'
         yield Value(AP, subject.name, condition, cut.average_precision(pictures))
-        if any(map(tracks_running, cut.model.modules())):
-            set_norms(cut.model.train(), training=True)  # those of `norm_eval` too
-            reestimate(cut.model, _batches(subject), _run)
+        set_norms(cut.model.train(), training=True)  # those of `norm_eval` too
+        batches = some_batches(subject.trained_on, PICTURES, seed)
+        if reestimate(cut.model, batches, run_as_in_training):
             yield Value(AP, _again(subject), condition, cut.average_precision(pictures))
 
 
 def _again(subject: Subject) -> str:
     return f'{subject.name}, re-estimated'
-
-
-def _batches(subject: Subject) -> Iterator[dict]:
-    """Training pictures, in batches of the size of the training."""
-    order = torch.randperm(len(subject.trained_on.dataset))[:PICTURES]
-    for part in order.split(subject.batch_size):
-        yield subject.batch(subject.trained_on, part.tolist(), training=True)
-
-
-def _run(model: nn.Module, batch: dict) -> None:
-    model(**batch, mode='loss')
 
 
 def rewound(cut: nn.Module, early: nn.Module) -> nn.Module:

@@ -30,7 +30,7 @@ from sbzoo.engine.options.schedule import (
     set_loop,
     set_loss_normalizer,
 )
-from sbzoo.errors import UserError
+from sbzoo.errors import UserError, did_you_mean
 
 HOOKS = 'ExactResumeHook', 'PretrainedHook', 'RanksHook', 'StopAtInvalidLossHook', 'AlphaHook'
 BATCH = re.compile(r'_b(\d+)(?=[_.])')  # in the name of a config
@@ -45,7 +45,7 @@ def load_config(name: str) -> Config:
     """
     path = _find(name)
     if not path.is_file():
-        raise UserError(f'{name}: no such config{_did_you_mean(name)}')
+        raise UserError(f'{name}: no such config{_hint(name)}')
     try:
         cfg = Config.fromfile(path)
     except (OSError, SyntaxError, KeyError, ValueError, RuntimeError) as error:
@@ -65,15 +65,14 @@ def _find(name: str) -> Path:
     return Path(spec.origin).parent / '.mim' / 'configs' / path
 
 
-def _did_you_mean(name: str) -> str:
+def _hint(name: str) -> str:
     library, mark, _ = name.rpartition('::')
-    folder = _find(library + mark) if mark else Path('configs')
-    paths = folder.rglob('*.py')
-    known = [library + mark + str(p.relative_to(folder)) if mark else str(p) for p in paths]
+    root = _find(library + mark)
+    paths = (root if mark else root / 'configs').rglob('*.py')
+    known = [f'{library}{mark}{path.relative_to(root)}' for path in paths]
     if same := [k for k in known if BATCH.sub('', k) == BATCH.sub('', name)]:
         return f'; batch size is an option: {max(same)} --batch {BATCH.search(name)[1]}'
-    near = difflib.get_close_matches(name, known, n=3)
-    return f'; did you mean {" or ".join(near)}?' if near else ''
+    return did_you_mean(difflib.get_close_matches(name, known, n=3))
 
 
 def build_config(args: argparse.Namespace) -> Config:
