@@ -26,6 +26,11 @@ CARRIED = {  # the names of the same tensor here and elsewhere
 }
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 EPS = 1e-5  # of frozen batch norms that have theirs in the code
+HOOKS = (
+    *('_forward_pre_hooks', '_forward_pre_hooks_with_kwargs'),
+    *('_forward_hooks', '_forward_hooks_with_kwargs', '_forward_hooks_always_called'),
+    *('_backward_pre_hooks', '_backward_hooks'),
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
     the same keys; eps, dtype, device, mode and `requires_grad` stay too (what was frozen is
     frozen), and running statistics where both norms have them. A hybrid or switchable norm that is
     made of a trained batch norm starts near it, at 0.99, and the record says so. The activation and
-    the dropout that are part of timm's norms go on being applied. A layer in two places stays
+    the dropout that are part of timm's norms go on being applied. Forward and backward hooks are
+    those of the new layer, and their handles remove them as before. A layer in two places stays
     shared.
 
     Kept, with the reason in the record: per-pixel norms (ConvNeXt); subclasses with a forward or
@@ -147,6 +153,8 @@ def convert_norm(model: nn.Module, spec: str, keep_frozen: bool = False) -> Conv
             elif not supported.is_standardised(conv):
                 record.left.append(Left(name, type(conv).__name__, OWN_FORWARD))
     _replace(new_layers, model)
+    for old, new in new_layers.items():
+        _hand_over_hooks(old, new)
     keep_unfolded(model)
     record.model = new_layers.get(model, model)
     return record
@@ -268,3 +276,16 @@ def _replace(new_layers: dict[nn.Module, nn.Module], model: nn.Module) -> None:
         for key, child in list(parent._modules.items()):
             if child in new_layers:
                 setattr(parent, key, new_layers[child])
+
+
+def _hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Let `new` have the hooks of `old` behind its own, in the dictionary that handles know."""
+    for name in HOOKS:
+        hooks, own = vars(old)[name], vars(new)[name]
+        for key in [key for key, hook in hooks.items() if hook is _drop_and_activate]:
+            del hooks[key]
+        hooks.update(own)
+        for key in own:
+            hooks.move_to_end(key, last=False)
+        setattr(new, name, hooks)
+    new._is_full_backward_hook = old._is_full_backward_hook

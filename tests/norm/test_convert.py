@@ -502,6 +502,52 @@ def test_a_relu_inside_a_norm_is_fused():
     torch.testing.assert_close(batch(x), F.relu(x / (1 + 1e-5) ** 0.5))
 
 
+@pytest.mark.parametrize('spec', ['gn', 'hybrid', 'bn'])
+def test_hooks_are_those_of_the_new_layer_and_their_handles_remove_them(spec):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Norm(8, 'in') if spec == 'bn' else nn.BatchNorm2d(8))
+    seen = []
+    handles = [
+        model[1].register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(args), with_kwargs=True
+        ),
+        model[1].register_forward_hook(lambda _, args, y: y * 0),
+        model[1].register_full_backward_hook(lambda *_: seen.append('backward')),
+    ]
+    convert_norm(model, spec)
+    y = model(torch.randn(2, 3, 6, 6))
+    assert len(seen) == 1
+    assert (y == 0).all()
+    y.sum().backward()
+    assert seen[1:] == ['backward']
+    for handle in handles:
+        handle.remove()
+    y = model(torch.randn(2, 3, 6, 6))
+    assert y.abs().max() > 0
+    y.sum().backward()
+    assert len(seen) == 2
+
+
+def test_hooks_see_what_the_activation_inside_a_norm_returns():
+    model, seen = nn.Sequential(BatchNormAct2d(8, act_layer=nn.PReLU)), []
+    model[0].register_forward_hook(lambda _, args, y: seen.append(y))
+    x = torch.randn(2, 8, 4, 4)
+    for spec in ('in', 'ln', 'frn', 'in'):  # frn has an activation of its own
+        convert_norm(model, spec)
+        y = model(x)
+        assert torch.equal(seen.pop(), y)
+        assert not seen
+    torch.testing.assert_close(y, F.relu(F.instance_norm(x)))
+
+
+@pytest.mark.parametrize('spec', ['gn+ws', 'bn'])
+def test_a_hook_of_a_standardised_convolution_stays(spec):
+    model, seen = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8)), []
+    model[0].register_forward_hook(lambda *_: seen.append('conv'))
+    convert_norm(model, spec)
+    model(torch.randn(2, 3, 6, 6))
+    assert seen == ['conv']
+
+
 @pytest.mark.parametrize(
     ('theirs', 'spec'),
     [(FilterResponseNormTlu2d(64, eps=1e-6), 'frn'), (EvoNorm2dS0(64, groups=32), 'evos0')],
