@@ -29,6 +29,6 @@ model = dict(
         loss_bbox=dict(type='L1Loss'),
     ),
 )
-# That of MMDetection's RetinaNet, 0.01 for 16 images; without norms in its head it diverges at those
-# of the other configs.
+# That of MMDetection's RetinaNet, 0.01 for 16 images. A head without norms diverges at that of the
+# other configs.
 optim_wrapper = dict(optimizer=dict(lr=0.000625 * 2))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from sbzoo.tools import cli
 
 if TYPE_CHECKING:
     from sbzoo.records import Measurement
-    from sbzoo.studies.base import Study
+    from sbzoo.studies.base import Study, Verdict
     from sbzoo.studies.subject import Subject
 
 EXAMPLES = """
@@ -21,7 +23,8 @@ examples:
   python tools/study.py statistics --card retinanet_bn_b2  # on a model: is batch norm in danger?
   python tools/study.py statistics configs/retinanet_bn_b2.py work_dirs/retinanet_bn_b2
   python tools/study.py statistics mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --data /my/coco
-  python tools/study.py --all
+  python tools/study.py --all                              # 16 claims, an hour
+  python tools/study.py --all --card retinanet_bn_b2       # all that run on a model
 
 Each seed is on record when it is there, in studies.jsonl of --out; a study that is run again takes
 it from there. Without a checkpoint a config has the weights that training starts from.
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('config', nargs='?', help='your model: a config, as of tools/test.py')
     add('checkpoint', nargs='?', help='its weights: a file, a work directory, card:// or https://')
     add('--card', metavar='NAME', help='a model card instead')
-    add('--all', action='store_true', help='every study, on embedded data')
+    add('--all', action='store_true', help='every study, or every one of a model')
     add('--seeds', nargs='+', type=cli.seed, metavar='SEED', help='default: those of the study')
     add('--out', type=Path, default=Path('work_dirs/studies'), metavar='DIR')
     cli.add_common_options(parser)
@@ -50,24 +53,38 @@ def main(args: argparse.Namespace) -> None:
     if bool(args.study) == args.all:
         raise UserError(f'give the name of a study, or --all; there are {", ".join(NAMES)}')
     subject = _subject(args)
-    for name in NAMES if args.all else [args.study]:
-        _run(name, subject, args)
+    said = {name: _run(name, subject, args) for name in _names(args.study, subject)}
+    if args.all:
+        _overview(said)
     print(f'next:    {command("report")}')
 
 
-def _run(name: str, subject: Subject | None, args: argparse.Namespace) -> None:
-    """Run a study, and say and draw what has come out."""
+def _names(name: str | None, subject: Subject | None) -> Iterator[str]:
+    """The study that is asked for; or all, or all of a model where there is one.
+
+    Raises:
+        UserError: That study is none of a model, and there is one.
+    """
+    from sbzoo.errors import UserError
+    from sbzoo.studies import NAMES, study
+
+    for each in [name] if name else NAMES:
+        if not subject or study(each).advise:
+            yield each
+        elif name:
+            raise UserError(f'{name}: it is on embedded data and small networks, without a model')
+
+
+def _run(name: str, subject: Subject | None, args: argparse.Namespace) -> tuple[str, Verdict | str]:
+    """Run a study, say and draw what has come out; its time, and its verdict or advice."""
     from rich.console import Console
 
-    from sbzoo.errors import UserError
     from sbzoo.report.studies import tables
     from sbzoo.report.tables import body
     from sbzoo.studies import study
     from sbzoo.studies.base import plot, values_of
 
-    chosen = study(name)
-    if subject and not chosen.advise:
-        raise UserError(f'{name}: it is on embedded data and small networks, without a model')
+    chosen, start = study(name), time.monotonic()
     lines = _measured(name, chosen, subject, args)
     values, shown, drawing = values_of(lines), tables(lines), args.out / f'study_{name}.png'
     plot(chosen, values, drawing)
@@ -77,6 +94,20 @@ def _run(name: str, subject: Subject | None, args: argparse.Namespace) -> None:
         console.print(f'{body(table)}\n', soft_wrap=True)
     said = chosen.advise(values, subject) if subject else chosen.judge(values)
     console.print(f'{shown[0].note}\n{said}\nplot:    {drawing}', soft_wrap=True)
+    return str(timedelta(seconds=round(time.monotonic() - start))), said
+
+
+def _overview(found: dict[str, tuple[str, Verdict | str]]) -> None:
+    """A line for each study."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sbzoo.studies.base import Verdict
+
+    table = Table('study', 'time', 'verdict or advice')
+    for name, (spent, said) in found.items():
+        table.add_row(name, spent, said.word if isinstance(said, Verdict) else said)
+    Console(markup=False).print(table)
 
 
 def _measured(

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+import shutil
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from torch.nn.utils import parametrize
 from sbzoo.__main__ import parser_of
 from sbzoo.errors import UserError
 from sbzoo.norm import Norm
+from sbzoo.paths import ROOT
 from sbzoo.records import read_measurements, record
+from sbzoo.report.studies import FILE
 from sbzoo.studies import (
     NAMES,
     alpha,
@@ -38,6 +42,8 @@ from sbzoo.studies import (
 from sbzoo.studies.base import Value, Values, figures, plot
 from sbzoo.studies.subject import embedded, gradient, trainable
 from sbzoo.tools import study as study_tool
+
+ON_RECORD = ROOT / 'model_cards/results' / FILE
 
 
 @pytest.fixture(autouse=True)
@@ -587,6 +593,7 @@ def test_the_tool_advises_a_user_and_takes_a_seed_from_the_record(tmp_path):
         (['statistics', '--data', 'x'], '--data x: give the model too'),
         (['statistics', 'a.py', '--card', 'b'], '--card b or a.py, not both'),
         (['statistics', '--card', 'dcgan_gn_b2'], 'dcgan_gn_b2: a GAN; studies of a model take'),
+        (['minima', '--card', 'retinanet_gn_b2'], 'minima: it is on embedded data and small net'),
     ],
 )
 def test_what_is_no_study_of_a_model(argv, said, tmp_path):
@@ -594,3 +601,20 @@ def test_what_is_no_study_of_a_model(argv, said, tmp_path):
     with pytest.raises(UserError, match=said):
         study_tool.main(args)
     assert not list(tmp_path.iterdir())
+
+
+def test_all_studies_are_taken_from_the_record_and_end_in_a_table(tmp_path):
+    shutil.copy(ON_RECORD, tmp_path)
+    done = tool('study', '--all', '--out', tmp_path)
+    assert not done.status, done.errors
+    table = done.printed.split('verdict or advice')[1]
+    assert re.findall(r'│ ([a-z-]+) +│ 0:00:\d\d', table) == list(NAMES)
+    assert (tmp_path / FILE).read_bytes() == (ON_RECORD).read_bytes()
+
+
+def test_all_studies_of_a_model_are_those_that_advise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_tool, '_run', lambda name, subject, _: ('0:00:01', subject.name))
+    study_tool.main(parser_of('study').parse_args(['--all', '--card', 'retinanet_gn_b2']))
+    found = re.findall(r'│ ([a-z-]+) +│ 0:00:01 │ retinanet_gn_b2', capsys.readouterr().out)
+    assert found == [name for name in NAMES if study(name).advise]
+    assert len(found) == 6
