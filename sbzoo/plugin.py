@@ -20,6 +20,7 @@ from sbzoo.paths import ROOT
 HOST = 'mmengine', 'mmcv', 'mmdet'
 REGISTRY = 'mmengine.registry.registry'
 OPERATORS = 'mmcv._ext'
+MISSING = 'requires mmcv to be compiled with ops'  # says what MMDetection has in place of one
 IS_CLONE = (ROOT / 'setup.cfg').is_file()
 INSTALL = 'pip install -e ".[{}]"' if IS_CLONE else 'pip install "sbzoo[{}]"'
 
@@ -32,6 +33,7 @@ def install() -> None:
     if loaded := sys.modules.get(REGISTRY):
         _extend(loaded)
         register()
+        _replace_missing()
 
 
 def require_host() -> None:
@@ -56,6 +58,15 @@ def register() -> None:
     """Register everything; see `sbzoo.registry`. Without MMDetection there is nothing to do."""
     if all(map(find_spec, HOST)):
         importlib.import_module('sbzoo.registry')
+
+
+def _replace_missing() -> None:
+    """Give operators to the modules of MMDetection that were imported when there were none."""
+    for name in [name for name in sys.modules if name.startswith('mmdet.')]:
+        loaded = vars(sys.modules[name])
+        for key, value in list(loaded.items()):
+            if MISSING in str(getattr(getattr(value, '__code__', None), 'co_consts', '')):
+                loaded[key] = getattr(importlib.import_module('mmcv.ops'), key)
 
 
 class _Finder(MetaPathFinder):

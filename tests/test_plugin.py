@@ -64,6 +64,15 @@ def test_operators_of_mmcv_are_found_before_any_lookup():
     ).endswith('[0]\n')
 
 
+def test_operators_are_found_by_what_was_imported_before():
+    assert python(
+        'import torch\nfrom mmdet.structures.mask import BitmapMasks\nimport numpy as np, sbzoo\n'
+        'mask = BitmapMasks(np.ones((1, 8, 8), np.uint8), 8, 8)\n'
+        'boxes = torch.tensor([[0., 0., 8., 8.]]).numpy()\n'
+        'print(mask.crop_and_resize(boxes, (4, 4), np.array([0]), device="cpu").masks.sum())\n'
+    ).endswith('16\n')
+
+
 def test_base_configs_of_the_package(tmp_path):
     """By mmengine's own rule for installed packages, with types of MMDetection and of sbzoo."""
     config = tmp_path / 'mine.py'
