@@ -172,9 +172,14 @@ def own_light(measured: Measured) -> list[ResultTable]:
     return studies(measured['light'])
 
 
-def pretrained(measured: Measured) -> list[ResultTable]:
-    """What is left of a network of ImageNet under other norms, and what a detector has of it."""
-    return studies([*measured['conversion'], *measured['fine_tuning']])
+def converted(measured: Measured) -> list[ResultTable]:
+    """What is left of a network of ImageNet under other norms."""
+    return studies(measured['conversion'])
+
+
+def fine_tuned(measured: Measured) -> list[ResultTable]:
+    """What a detector has of that network."""
+    return studies(measured['fine_tuning'])
 
 
 def gans(measured: Measured) -> list[ResultTable]:
@@ -238,7 +243,8 @@ COSTS: dict[str, Callable[[Measured], list[ResultTable]]] = {
     'Two ranks': scaling,
     'Small batches': small_batches,
     'Pictures with their own light': own_light,
-    'A network of ImageNet under other norms': pretrained,
+    'A network of ImageNet under other norms': converted,
+    'That network in a detector': fine_tuned,
     'GANs by norm and batch size': gans,
     'FID': fid,
 }

@@ -181,7 +181,7 @@ def test_a_folder_without_results_renders(tmp_path):
     text = tables.render(tmp_path)
     for bench in BENCHES.keys() - {'train', 'classifier', 'gpu', 'tables'}:
         assert f'`python tools/bench.py {bench}`' in text.replace('Not measured yet, by', '')
-    assert text.count('Not measured yet') == 19
+    assert text.count('Not measured yet') == 20
     assert 'None' not in text
     assert '{' not in text
 
@@ -198,6 +198,7 @@ def test_measurements_are_rendered(tmp_path):
         batch=[study('gn', 0, 0.5), study('gn', 1, 0.6), study('ln', 0, 0.7)],
         light=[study('bn', 0, 0.1)],
         conversion=[study('bn', 0, 0.1)],
+        fine_tuning=[study('bn', 0, 0.2)],
         ranks=[records.measurement(dict(training='gn: gradients'), scaling, {})],
         norm=[
             norm_time('GroupNorm(32)', 20),
