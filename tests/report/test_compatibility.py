@@ -1,7 +1,7 @@
 """Models of other libraries under `convert_norm`, as the benchmark checks them."""
 
 import json
-from functools import partial
+import time
 
 import pytest
 import torch
@@ -86,17 +86,31 @@ def test_a_model_that_cannot_be_built_says_why():
     assert found == dict(unchecked='ValueError: Unknown model resnet19')
 
 
-def endless() -> None:
-    while True:
+def spend(seconds: float, gigabytes: int) -> dict:
+    held = bytearray(gigabytes * 2**30)
+    started = time.process_time()
+    while time.process_time() < started + seconds:
         pass
+    return dict(held=len(held))
 
 
 def test_a_process_has_limits():
-    assert limited(Limits(), max, 3, 5) == 5
-    with pytest.raises(RuntimeError, match='more than 1 s of processor time'):
-        limited(Limits(seconds=1), endless)
-    with pytest.raises(RuntimeError, match='ended with status 1'):
-        limited(Limits(gigabytes=1), partial(bytearray, 2**31))
+    calls = [(0, 0), (60, 0), (0, 2)]
+    ended = limited(Limits(seconds=1, gigabytes=1), spend, calls, jobs=2)
+    found = {each.arguments: each.or_reason('reason') for each in ended}
+    assert found == {
+        (0, 0): dict(held=0),
+        (60, 0): dict(reason='more than 1 s of processor time'),
+        (0, 2): dict(reason='ended with status 1'),
+    }
+
+
+def test_a_call_is_made_when_there_is_room_for_it():
+    seen = []
+    calls = ((0, len(seen)) for _ in range(3))
+    for ended in limited(Limits(), spend, calls, jobs=1):
+        seen.append(ended)
+    assert [each.arguments for each in seen] == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_what_is_on_record_is_whole():

@@ -28,6 +28,7 @@ from sbzoo.files import write
 from sbzoo.norm import build_norm, convert_norm
 from sbzoo.norm.convert import Conversion
 from sbzoo.paths import ROOT
+from sbzoo.tools.cli import positive_int
 
 SUMMARY = output.RESULTS / 'compatibility.json'
 SPECS = 'gn', 'hybrid'
@@ -43,8 +44,9 @@ LIMITS = Limits(gigabytes=4, seconds=90)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which libraries."""
+    """Which libraries, and how many models side by side."""
     add = parser.add_argument
+    add('--jobs', type=positive_int, default=2, help='models side by side, a thread each')
     add('--libraries', nargs='+', choices=LIBRARIES, default=LIBRARIES, metavar='NAME')
     add('--dir', type=Path, default=ROOT / 'work_dirs/compatibility', help='kept and gone on with')
     output.add_out(parser, SUMMARY.name)
@@ -60,10 +62,11 @@ def run(args: argparse.Namespace) -> None:
         print(f'{name}: not installed, skipped')
     file = args.dir / 'models.jsonl'
     results = output.read_lines(file)
-    for library, model in _names(here, {(r['library'], r['model']) for r in results}):
-        results.append(dict(library=library, model=model, **_limited(library, model)))
-        with file.open('a') as log:
-            print(json.dumps(results[-1]), file=log)
+    todo = _names(here, {(r['library'], r['model']) for r in results})
+    for ended in limited(LIMITS, check, todo, args.jobs):
+        library, model = ended.arguments
+        results.append(dict(library=library, model=model, **ended.or_reason('unchecked')))
+        output.add_line(file, results[-1])
         print(_in_short(results[-1]), flush=True)
         write(args.out, json.dumps(summary(results), indent=1).encode() + b'\n')
     print(f'\n{table(summary(results))}')
@@ -81,13 +84,6 @@ def _names(libraries: Sequence[str], done: set[tuple[str, str]]) -> Iterator[tup
 def _in_short(result: dict) -> str:
     wrong = {k: v for k in SPECS for v in (result.get(k, {}).get('failed'),) if v}
     return f'{result["library"]} {result["model"]}: {result.get("unchecked") or wrong or "checked"}'
-
-
-def _limited(library: str, name: str) -> dict:
-    try:
-        return limited(LIMITS, check, library, name)
-    except RuntimeError as error:
-        return dict(unchecked=str(error))
 
 
 def check(library: str, name: str) -> dict:

@@ -30,6 +30,7 @@ from sbzoo.engine.options.parts import dicts
 from sbzoo.errors import UserError
 from sbzoo.files import sha256, write
 from sbzoo.paths import ROOT
+from sbzoo.tools.cli import positive_int
 
 SIDE, BOXES = 128, ((20.0, 30.0, 70.0, 100.0), (60.0, 10.0, 120.0, 50.0))
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'  # of semi-supervised detectors
@@ -48,8 +49,9 @@ STEPS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which norm, and where the runs are kept."""
+    """Which norm, how many side by side, and where the runs are kept."""
     add = parser.add_argument
+    add('--jobs', type=positive_int, default=2, help='configs side by side, a thread each')
     add('--norm', default='hybrid', metavar='SPEC')
     add('--dir', type=Path, default=ROOT / 'work_dirs/mmdet_runs', help='kept and gone on with')
     output.add_out(parser, SUMMARY.name)
@@ -62,10 +64,11 @@ def run(args: argparse.Namespace) -> None:
     file = args.dir / f'{args.norm}.jsonl'
     results = output.read_lines(file)
     (names, count), done = buildable(args.norm), {result['config'] for result in results}
-    for name in (name for name in _in_turn(names) if name not in done):
-        results.append(_limited(name, args.norm, _by_model(results)))
-        with file.open('a') as log:
-            print(json.dumps(results[-1]), file=log)
+    todo = (name for name in _in_turn(names) if name not in done)
+    calls = ((name, args.norm, _by_model(results)) for name in todo)
+    for ended in limited(LIMITS, check, calls, args.jobs):
+        results.append(dict(config=ended.arguments[0], **ended.or_reason('error')))
+        output.add_line(file, results[-1])
         print(*results[-1].values(), flush=True)
         found = summary(results, args.norm, count)
         write(args.out, json.dumps(found, indent=1).encode() + b'\n')
@@ -92,14 +95,6 @@ def _in_turn(names: Iterable[str]) -> list[str]:
 
 def _by_model(results: Sequence[dict]) -> dict[str, str]:
     return {result['model']: result['config'] for result in results if 'failed' in result}
-
-
-def _limited(name: str, spec: str, known: dict[str, str]) -> dict:
-    try:
-        found = limited(LIMITS, check, name, spec, known)
-    except RuntimeError as error:
-        found = dict(error=str(error))
-    return dict(config=name, **found)
 
 
 def check(name: str, spec: str, known: dict[str, str]) -> dict:
@@ -262,7 +257,7 @@ def summary(results: list[dict], spec: str, count: int) -> dict:
         norm=spec,
         configs=count,
         run=len(lines),
-        models=sum('same_as' not in result for result in lines),
+        models=len({r.get('model', r['config']) for r in lines if 'same_as' not in r}),
         counts={step: sum(_passes(r, step) for r in resolved.values()) for step in STEPS},
         exceptions=exceptions,
         were_run=sorted(by_name),

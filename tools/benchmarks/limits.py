@@ -1,4 +1,4 @@
-"""A function in a process of its own, with limits on its memory and its processor time."""
+"""A function in processes of its own, with limits on their memory and their processor time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import logging
 import resource
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import NamedTuple
 
 import torch
 
@@ -25,25 +27,63 @@ class Limits(NamedTuple):
     seconds: int = 180  # of processor time
 
 
-def limited(limits: Limits, function: Callable, *args: object) -> Any:
-    """What a function returns that can be pickled, on one thread and silently.
+class Ended(NamedTuple):
+    """What a process was given, and how it has ended."""
 
-    This process has to have one thread.
+    arguments: tuple
+    result: dict | None
+    error: str  # why there is no result; empty if there is one
 
-    Raises:
-        RuntimeError: Its process has ended before it returned.
+    def or_reason(self, key: str) -> dict:
+        """The result, or the reason why there is none by its key."""
+        return {key: self.error} if self.error else self.result
+
+
+class _Running(NamedTuple):
+    process: ForkProcess
+    receiver: Connection
+    arguments: tuple
+
+
+def limited(
+    limits: Limits, function: Callable[..., dict], calls: Iterable[tuple], jobs: int = 1
+) -> Iterator[Ended]:
+    """Call a function with each of several arguments, in processes of their own, as they end.
+
+    They are silent and have one thread, as this process has to have.
+
+    Args:
+        limits: Of each.
+        function: Returns what can be pickled.
+        calls: Its arguments; asked for when there is room for a process.
+        jobs: How many run side by side.
     """
+    calls, running = iter(calls), []
+    while running := running + [
+        _start(limits, function, arguments) for arguments in islice(calls, jobs - len(running))
+    ]:
+        ready = wait([each.receiver for each in running])
+        ended = [each for each in running if each.receiver in ready]
+        running = [each for each in running if each not in ended]
+        yield from (_ended(each, limits) for each in ended)
+
+
+def _start(limits: Limits, function: Callable, arguments: tuple) -> _Running:
     receiver, sender = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_run, args=(sender, limits, function, *args))
+    process = FORK.Process(target=_run, args=(sender, limits, function, *arguments))
     process.start()
     sender.close()
+    return _Running(process, receiver, arguments)
+
+
+def _ended(running: _Running, limits: Limits) -> Ended:
     try:
-        return receiver.recv()
+        result = running.receiver.recv()
     except EOFError:
-        process.join()
-        raise RuntimeError(_how(process.exitcode, limits)) from None
-    finally:
-        process.join()
+        result = None
+    running.process.join()
+    error = _how(running.process.exitcode, limits) if result is None else ''
+    return Ended(running.arguments, result, error)
 
 
 def _how(status: int, limits: Limits) -> str:

@@ -42,6 +42,12 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def add_line(path: Path, result: dict) -> None:
+    """Put a line behind those of a file of results."""
+    with path.open('a') as file:
+        print(json.dumps(result), file=file)
+
+
 def line_of(error: Exception) -> str:
     """An error in a line, without the folders, which differ from machine to machine."""
     text = re.sub(r'[^\s\'"]+/', '', ' '.join(str(error).split()))
