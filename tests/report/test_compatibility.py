@@ -81,6 +81,30 @@ def test_models_of_libraries_that_are_installed(library, name, replaced):
         assert (found[spec]['replaced'], found[spec]['failed']) == (replaced, {})
 
 
+class FindsNothing(nn.Sequential):
+    """A detector in evaluation that has found no box, or one."""
+
+    found = 0
+
+    def forward(self, x: torch.Tensor) -> dict:
+        if self.training:
+            return dict(loss=super().forward(x).square().mean())
+        return dict(boxes=torch.ones(self.found, 4), scores=super().forward(x).flatten()[:0])
+
+
+@pytest.mark.parametrize(('after', 'failed'), [(0, {}), (1, dict(back='[1, 4] instead of [0, 4]'))])
+def test_a_detector_may_find_nothing_if_it_did_before(monkeypatch, after, failed):
+    def detector() -> libraries.Case:
+        return libraries.Case(FindsNothing(*case().model), case().args)
+
+    def convert(model: nn.Module, spec: str):
+        model.found = after if spec == 'bn' else 0
+        return convert_norm(model, spec)
+
+    monkeypatch.setattr(compatibility, 'convert_norm', convert)
+    assert compatibility.converted(detector, 'gn')['failed'] == failed
+
+
 def test_a_model_that_cannot_be_built_says_why():
     found = compatibility.check('torchvision', 'resnet19')
     assert found == dict(unchecked='ValueError: Unknown model resnet19')

@@ -228,7 +228,9 @@ def _doubled(x: Tensor) -> Tensor:
 
 def _difference(before: list[Tensor], after: list[Tensor]) -> str | None:
     for old, new in zip(before, after, strict=True):
-        difference, largest = (old - new).abs().max(), old.abs().max()
+        if old.shape != new.shape:
+            return f'{list(new.shape)} instead of {list(old.shape)}'
+        difference, largest = (t.abs().amax() if t.numel() else 0.0 for t in (old - new, old))
         if not difference <= CLOSE * largest:
             return f'differs by {difference:.2g} of {largest:.2g}'
     return None

@@ -133,6 +133,7 @@ NETWORKS = {  # of MONAI: class and arguments, behind its name what tells it fro
         norm_num_groups=4,
     ),
 }
+SIDES = {'HoVerNet 2-D': 256, 'SwinUNETR': 64}
 
 
 class Case(NamedTuple):
@@ -199,7 +200,7 @@ def _torchvision(name: str) -> Case:
         target['keypoints'] = torch.full((2, 17, 3), 50.0)
         return Case(model, (list(_pictures()), [target]))
     if '.video' in kind:
-        side = 224 if 'mvit' in name else 64
+        side = 224 if name in ('mvit_v2_s', 's3d') else 64
         return Case(model, (torch.rand(1, 3, 16, side, side),))
     if '.optical_flow' in kind:
         return Case(model, (_pictures(side=128), _pictures(side=128)))
@@ -240,10 +241,10 @@ def _monai(name: str) -> Case:
     from monai.networks import nets
 
     settings = NETWORKS[name]
-    is_flat = '2-D' in name
-    size = dict(side=270 if 'HoVer' in name else SIDE, dims=2) if is_flat else dict(side=32, dims=3)
+    dims = 2 if '2-D' in name else 3
+    side = SIDES.get(name, {2: SIDE, 3: 32}[dims])
     channels = settings.get('in_channels', 1)
-    return Case(getattr(nets, name.split()[0])(**settings), (_pictures(channels, **size),))
+    return Case(getattr(nets, name.split()[0])(**settings), (_pictures(channels, side, dims),))
 
 
 def _ultralytics_names() -> list[str]:
