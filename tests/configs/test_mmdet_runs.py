@@ -4,6 +4,7 @@ import json
 
 import pytest
 from benchmarks import config_runs
+from mmdet.registry import MODELS
 
 RETINANET = 'retinanet/retinanet_r18_fpn_1x_coco.py'
 
@@ -30,6 +31,7 @@ def test_a_step_that_fails_is_named_with_its_reason():
     ('name', 'training', 'shape'),
     [
         (RETINANET, True, (3, 128, 128)),
+        ('dino/dino-4scale_r50_8xb2-12e_coco.py', True, (3, 256, 256)),  # of 900 queries
         (
             'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py',
             True,
@@ -46,6 +48,12 @@ def test_a_picture_or_a_video_as_the_model_wants_it(name, training, shape):
     made = config_runs.batch(config_runs.model_config(name, 'gn').model, 2, training=training)
     assert made['inputs'][0].shape == shape
     assert len(made['data_samples']) == 1
+
+
+def test_pictures_are_not_padded_to_the_size_of_training():
+    cfg = config_runs.model_config('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'gn').model
+    model = MODELS.build(cfg.data_preprocessor)
+    assert model(config_runs.batch(cfg, 2, training=True), True)['inputs'].shape == (1, 3, 128, 128)
 
 
 def test_semi_supervised_detectors_have_a_picture_for_each_branch():

@@ -32,13 +32,15 @@ from sbzoo.files import sha256, write
 from sbzoo.paths import ROOT
 from sbzoo.tools.cli import positive_int
 
-SIDE, BOXES = 128, ((20.0, 30.0, 70.0, 100.0), (60.0, 10.0, 120.0, 50.0))
+BOXES = (20.0, 30.0, 70.0, 100.0), (60.0, 10.0, 120.0, 50.0)
+SIDE, LARGE, MANY = 128, 256, 300  # a large picture has as many pixels as a DETR has queries
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'  # of semi-supervised detectors
 FRAMES = 2
 LIMITS = Limits(gigabytes=5, seconds=180)
-UNTRAINED = {  # nothing is downloaded, and what random weights find is not below a threshold
+INSTEAD = {  # nothing is downloaded, no box is below a threshold, and pictures stay small
     **dict.fromkeys(('init_cfg', 'pretrained', 'teacher_ckpt')),
     'score_thr': 0.0,
+    'batch_augments': None,
 }
 SUMMARY = output.RESULTS / 'mmdet_runs.json'
 STEPS = {
@@ -125,7 +127,7 @@ def check(name: str, spec: str, known: dict[str, str]) -> dict:
 
 
 def model_config(name: str, spec: str | None) -> Config:
-    """A config of MMDetection without published weights, with another norm if one is given.
+    """A config of MMDetection for small pictures and random weights, and with another norm.
 
     Raises:
         UserError: It has no model.
@@ -136,9 +138,9 @@ def model_config(name: str, spec: str | None) -> Config:
     if spec:
         set_norm(cfg, spec)
     for part in dicts(cfg.model):
-        for key in UNTRAINED.keys() & part.keys():
+        for key in INSTEAD.keys() & part.keys():
             if key != 'init_cfg' or 'Pretrained' in str(part[key]):
-                part[key] = UNTRAINED[key]
+                part[key] = INSTEAD[key]
     return cfg
 
 
@@ -192,7 +194,7 @@ def _predict(model: nn.Module, cfg: dict) -> str | None:
 def batch(cfg: dict, objects: int, training: bool) -> dict:
     """One picture, or one video, or one for each branch, as the model of a config wants it."""
     settings = cfg.data_preprocessor
-    picture = dict(inputs=[_picture()], data_samples=[_sample(cfg, objects)])
+    picture = dict(inputs=[_picture(cfg)], data_samples=[_sample(cfg, objects)])
     if settings.type == 'MultiBranchDataPreprocessor' and training:
         return {key: {b: copy.deepcopy(picture[key]) for b in BRANCHES} for key in picture}
     if settings.type == 'TrackDataPreprocessor' and not (
@@ -201,21 +203,26 @@ def batch(cfg: dict, objects: int, training: bool) -> dict:
         frames = [_sample(cfg, objects, frame_id=i) for i in range(FRAMES)]
         meta = dict(key_frames_inds=[0], ref_frames_inds=[*range(1, FRAMES)])
         video = TrackDataSample(video_data_samples=frames, metainfo=meta)
-        return dict(inputs=[torch.stack([_picture()] * FRAMES)], data_samples=[video])
+        return dict(inputs=[torch.stack([_picture(cfg)] * FRAMES)], data_samples=[video])
     return picture
 
 
-def _picture() -> torch.Tensor:
+def _picture(cfg: dict) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return torch.randint(256, (3, *_size(cfg)), generator=generator, dtype=torch.uint8)
+
+
+def _size(cfg: dict) -> tuple[int, int]:
+    side = LARGE if cfg.get('num_queries', 0) > MANY else SIDE
+    return side, side
 
 
 def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
     """Boxes, masks, a map of classes, identities, and proposals where nothing else makes them."""
-    size = SIDE, SIDE
+    size = _size(cfg)
     meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0, img_path='')
     meta |= dict(
-        flip=False, border=(0, SIDE, 0, SIDE), homography_matrix=np.eye(3, dtype=np.float32)
+        flip=False, border=(0, size[0], 0, size[1]), homography_matrix=np.eye(3, dtype=np.float32)
     )
     meta |= dict(frame_id=frame_id, ori_video_length=FRAMES, video_length=FRAMES)
     boxes = torch.tensor(BOXES[:objects]).reshape(-1, 4)
@@ -223,7 +230,7 @@ def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
     sample.gt_instances = InstanceData(
         bboxes=boxes,
         labels=torch.zeros(objects, dtype=torch.long),
-        masks=BitmapMasks(_filled(boxes.int().tolist()), *size),
+        masks=BitmapMasks(_filled(boxes.int().tolist(), size), *size),
         instances_ids=torch.arange(objects),
     )
     sample.ignored_instances = InstanceData(
@@ -236,8 +243,8 @@ def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
     return sample
 
 
-def _filled(boxes: list[list[int]]) -> np.ndarray:
-    masks = np.zeros((len(boxes), SIDE, SIDE), np.uint8)
+def _filled(boxes: list[list[int]], size: tuple[int, int]) -> np.ndarray:
+    masks = np.zeros((len(boxes), *size), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[top:bottom, left:right] = 1
     return masks
