@@ -32,6 +32,7 @@ def test_a_step_that_fails_is_named_with_its_reason():
     [
         (RETINANET, True, (3, 128, 128)),
         ('dino/dino-4scale_r50_8xb2-12e_coco.py', True, (3, 256, 256)),  # of 900 queries
+        ('ssd/ssd300_coco.py', True, (3, 300, 300)),
         (
             'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py',
             True,
@@ -54,6 +55,11 @@ def test_pictures_are_not_padded_to_the_size_of_training():
     cfg = config_runs.model_config('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'gn').model
     model = MODELS.build(cfg.data_preprocessor)
     assert model(config_runs.batch(cfg, 2, training=True), True)['inputs'].shape == (1, 3, 128, 128)
+
+
+def test_nothing_is_downloaded():
+    for name in ('pvt/retinanet_pvt-l_fpn_1x_coco.py', 'ssd/ssd300_coco.py'):
+        assert 'http' not in str(config_runs.model_config(name, 'gn').model)
 
 
 def test_semi_supervised_detectors_have_a_picture_for_each_branch():

@@ -36,7 +36,7 @@ BOXES = (20.0, 30.0, 70.0, 100.0), (60.0, 10.0, 120.0, 50.0)
 SIDE, LARGE, MANY = 128, 256, 300  # a large picture has as many pixels as a DETR has queries
 BRANCHES = 'sup', 'unsup_teacher', 'unsup_student'  # of semi-supervised detectors
 FRAMES = 2
-LIMITS = Limits(gigabytes=5, seconds=180)
+LIMITS = Limits(gigabytes=9, seconds=180)
 INSTEAD = {  # nothing is downloaded, no box is below a threshold, and pictures stay small
     **dict.fromkeys(('init_cfg', 'pretrained', 'teacher_ckpt')),
     'score_thr': 0.0,
@@ -139,7 +139,7 @@ def model_config(name: str, spec: str | None) -> Config:
         set_norm(cfg, spec)
     for part in dicts(cfg.model):
         for key in INSTEAD.keys() & part.keys():
-            if key != 'init_cfg' or 'Pretrained' in str(part[key]):
+            if key != 'init_cfg' or 'checkpoint' in str(part[key]):
                 part[key] = INSTEAD[key]
     return cfg
 
@@ -213,7 +213,8 @@ def _picture(cfg: dict) -> torch.Tensor:
 
 
 def _size(cfg: dict) -> tuple[int, int]:
-    side = LARGE if cfg.get('num_queries', 0) > MANY else SIDE
+    own = (part['input_size'] for part in dicts(cfg) if 'input_size' in part)  # SSD's
+    side = LARGE if cfg.get('num_queries', 0) > MANY else next(own, SIDE)
     return side, side
 
 
