@@ -17,7 +17,7 @@ from sbzoo.checkpoint.cards import Card
 from sbzoo.checkpoint.io import check_fit, load
 from sbzoo.checkpoint.key_maps import GENERATOR, Weights, below, without_wrappers
 from sbzoo.engine.options.config import load_config
-from sbzoo.engine.options.parts import leaf
+from sbzoo.engine.options.parts import dataset_of
 from sbzoo.errors import UserError
 from sbzoo.gan.models.base import AdversarialModel
 from sbzoo.gan.models.gan import GAN
@@ -103,7 +103,7 @@ def _num_classes(model: nn.Module) -> int | None:
 
 def _metainfo(cfg: Config) -> dict:
     """What the config and the class of its training set say, without opening that."""
-    dataset = leaf(cfg.get('train_dataloader', {}).get('dataset', {}))
+    dataset = dataset_of(cfg, 'train')
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmdet')) as registry:
         kind = registry.get(dataset.get('type', ''))
     return {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}

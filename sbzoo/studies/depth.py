@@ -4,6 +4,9 @@ Without norms a signal is multiplied at every layer by a number that depends on 
 activation and width; what is not exactly one vanishes or explodes with depth, and biases are what
 is left. A norm makes its second moment one anew at each layer. Whether that keeps images apart
 is another question: what is normalized is the sum of what they share and of what they do not.
+The learning rate is the one of 0.02, 0.005 and 0.002 at which the deepest networks with a norm had
+the smallest training loss: at the largest, layer norm does not train at 16 layers, and group norm
+hardly.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from sbzoo.studies.subject import Subject
 
 NORMS = {'no norm': '', 'bn': 'bn', 'gn': 'gn4', 'ln': 'ln', 'hybrid': 'hybrid'}
 DEPTHS, WIDTH = (3, 8, 16), 16
-BATCH, STEPS, LR = 2, 500, 0.02
+BATCH, STEPS, LR = 2, 1000, 0.002
 CHANCE, LEARNED = 0.2, 0.5  # accuracy below the first is none, above the second is learning
 LOST = 0.1  # of the difference
-APART, ACCURACY = 'difference of two images in the last layer', 'accuracy after 500 steps'
+APART, ACCURACY = 'difference of two images in the last layer', f'accuracy after {STEPS} steps'
 
 
 def network(spec: str, depth: int) -> nn.Sequential:

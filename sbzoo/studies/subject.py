@@ -29,6 +29,8 @@ from sbzoo.metrics.coco_ap import CocoAP
 from sbzoo.norm.precise_bn import tracks_running
 from sbzoo.paths import ROOT
 
+LOADERS = 'train_dataloader', 'val_dataloader'
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -163,6 +165,8 @@ def open_subject(cfg: Config, reference: str | None, name: str) -> Subject:
     """
     if issubclass(kind_of(cfg), AdversarialModel):
         raise UserError(f'{name}: a GAN; studies of a model take a detector')
+    if missing := [loader for loader in LOADERS if not cfg.get(loader)]:
+        raise UserError(f'{name}: studies take training and validation pictures; no {missing[0]}')
     return Subject(name, cfg, load_model(cfg, reference) if reference else build_model(cfg))
 
 

@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 from sbzoo.data.frames import Frame, Pictures, Video
-from sbzoo.engine.options.parts import leaf
+from sbzoo.engine.options.parts import dataset_of
 from sbzoo.engine.visualize import draw_found, painter
 from sbzoo.errors import UserError
 from sbzoo.files import new_folder, write
@@ -138,7 +138,7 @@ def categories(detector: Detector) -> dict[int, str]:
 
 def _annotated(cfg: Config, split: str) -> dict[str, int]:
     """The ids of the categories in an annotation file by their names."""
-    dataset = leaf(cfg.get(f'{split}_dataloader', {}).get('dataset', {}))
+    dataset = dataset_of(cfg, split)
     path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '').expanduser()
     if path.suffix != '.json' or not path.is_file():
         return {}

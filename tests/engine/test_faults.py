@@ -44,6 +44,7 @@ def train(monkeypatch, capsys):
 
 
 CONFIG = 'configs/retinanet_gn_b2.py'
+TRACKER = 'mmdet::sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ CONFIG = 'configs/retinanet_gn_b2.py'
         ([CONFIG, '--norm', 'gm'], "unknown norm 'gm'; known are"),
         ([CONFIG, '--lr', 'fast'], 'give a positive number, "auto" or "linear"'),
         ([CONFIG, '--data', '/nowhere'], '/nowhere: no such folder'),
+        ([TRACKER], f'{TRACKER}: it trains nothing (no train_dataloader)'),
         ([CONFIG, '--resume', '/nowhere.pth'], '/nowhere.pth: no such file of weights'),
         ([CONFIG, '--cfg-options', 'lr'], 'give KEY=VALUE'),
         ([CONFIG, '--cfg-options', 'a=[dict(b=1,c=2)]'], 'KEY.0.KEY in a list'),

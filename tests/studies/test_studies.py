@@ -43,6 +43,7 @@ from sbzoo.studies.base import Value, Values, figures, plot
 from sbzoo.studies.subject import embedded, gradient, trainable
 from sbzoo.tools import study as study_tool
 
+TRACKER = 'mmdet::sort/sort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py'
 ON_RECORD = ROOT / 'model_cards/results' / FILE
 
 
@@ -593,6 +594,7 @@ def test_the_tool_advises_a_user_and_takes_a_seed_from_the_record(tmp_path):
         (['statistics', '--data', 'x'], '--data x: give the model too'),
         (['statistics', 'a.py', '--card', 'b'], '--card b or a.py, not both'),
         (['statistics', '--card', 'dcgan_gn_b2'], 'dcgan_gn_b2: a GAN; studies of a model take'),
+        (['statistics', TRACKER], 'studies take training and validation pictures; no train_data'),
         (['minima', '--card', 'retinanet_gn_b2'], 'minima: it is on embedded data and small net'),
     ],
 )

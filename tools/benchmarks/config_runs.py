@@ -219,7 +219,7 @@ def _size(cfg: dict) -> tuple[int, int]:
 
 
 def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
-    """Boxes, masks, a map of classes, identities, and proposals where nothing else makes them."""
+    """Boxes, masks where they are padded, a map of classes, identities, and proposals where nothing else makes them."""
     size = _size(cfg)
     meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0, img_path='')
     meta |= dict(
@@ -231,9 +231,10 @@ def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
     sample.gt_instances = InstanceData(
         bboxes=boxes,
         labels=torch.zeros(objects, dtype=torch.long),
-        masks=BitmapMasks(_filled(boxes.int().tolist(), size), *size),
         instances_ids=torch.arange(objects),
     )
+    if any(part.get('pad_mask') for part in dicts(cfg.data_preprocessor)):
+        sample.gt_instances.masks = BitmapMasks(_filled(boxes.int().tolist(), size), *size)
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )

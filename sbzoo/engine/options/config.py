@@ -82,6 +82,10 @@ def build_config(args: argparse.Namespace) -> Config:
         UserError: An option, the config or the data is wrong.
     """
     cfg = load_config(args.config)
+    if 'lr' in args and not cfg.get('train_dataloader'):
+        raise UserError(
+            f'{args.config}: it trains nothing (no train_dataloader); it is for test.py'
+        )
     if cfg.get('resume'):  # of the run that left this config, not of the one to come
         cfg.resume, cfg.load_from = False, None
     use_sbzoo(cfg)
@@ -136,11 +140,11 @@ def use_sbzoo(cfg: Config) -> None:
     hooks = cfg.get('custom_hooks') or []
     present = {hook['type'] for hook in hooks}
     cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
-    if 'checkpoint' in cfg.get('default_hooks', {}):
+    if 'checkpoint' in (cfg.get('default_hooks') or {}):
         cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
-    if cfg.get('train_dataloader', {}).get('persistent_workers'):
+    if (cfg.get('train_dataloader') or {}).get('persistent_workers'):
         cfg.train_dataloader.persistent_workers = False  # a resumed run could not have theirs
-    backends = cfg.get('visualizer', {}).get('vis_backends', [])
+    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
     if backends and TENSORBOARD not in backends:
         cfg.visualizer.vis_backends = [*backends, TENSORBOARD]
 

@@ -47,6 +47,11 @@ def leaf(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
+def dataset_of(cfg: Config, split: str) -> dict:
+    """That of a split; empty where the config has none, as one for evaluation alone."""
+    return leaf((cfg.get(f'{split}_dataloader') or {}).get('dataset') or {})
+
+
 def wrappers_of(optim_wrapper: dict) -> list[dict]:
     """The configs of a training's optimizer wrappers: one, or of a GAN one for each network."""
     return list(wrappers_by_network(optim_wrapper).values())
