@@ -46,15 +46,23 @@ def test_a_step_that_fails_is_named_with_its_reason():
     ],
 )
 def test_a_picture_or_a_video_as_the_model_wants_it(name, training, shape):
-    made = config_runs.batch(config_runs.model_config(name, 'gn').model, 2, training=training)
+    made = config_runs.batch(config_runs.model_config(name, 'gn'), 2, training=training)
     assert made['inputs'][0].shape == shape
     assert len(made['data_samples']) == 1
 
 
 def test_pictures_are_not_padded_to_the_size_of_training():
-    cfg = config_runs.model_config('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'gn').model
-    model = MODELS.build(cfg.data_preprocessor)
-    assert model(config_runs.batch(cfg, 2, training=True), True)['inputs'].shape == (1, 3, 128, 128)
+    cfg = config_runs.model_config('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', 'gn')
+    model = MODELS.build(cfg.model.data_preprocessor)
+    made = config_runs.batch(cfg, 2, training=True)
+    assert model(made, True)['inputs'].shape == (1, 3, 128, 128)
+    assert made['data_samples'][0].gt_instances.masks.masks.shape == (2, 128, 128)
+    assert (
+        'masks'
+        not in config_runs.batch(config_runs.model_config(RETINANET, 'gn'), 2, training=True)[
+            'data_samples'
+        ][0].gt_instances
+    )
 
 
 def test_nothing_is_downloaded():
@@ -64,7 +72,7 @@ def test_nothing_is_downloaded():
 
 def test_semi_supervised_detectors_have_a_picture_for_each_branch():
     name = 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
-    made = config_runs.batch(config_runs.model_config(name, 'gn').model, 0, training=True)
+    made = config_runs.batch(config_runs.model_config(name, 'gn'), 0, training=True)
     assert made['inputs'].keys() == made['data_samples'].keys() == set(config_runs.BRANCHES)
 
 

@@ -156,9 +156,9 @@ def steps(cfg: Config) -> dict[str, str]:
     except Exception as error:
         return dict(objects=output.line_of(error))
     for name, step in (
-        ('objects', partial(_train, model, cfg.model, len(BOXES))),
-        ('empty', partial(_train, model, cfg.model, 0)),
-        ('predict', partial(_predict, model, cfg.model)),
+        ('objects', partial(_train, model, cfg, len(BOXES))),
+        ('empty', partial(_train, model, cfg, 0)),
+        ('predict', partial(_predict, model, cfg)),
     ):
         try:
             reason = step()
@@ -169,7 +169,7 @@ def steps(cfg: Config) -> dict[str, str]:
     return failed
 
 
-def _train(model: nn.Module, cfg: dict, objects: int) -> str | None:
+def _train(model: nn.Module, cfg: Config, objects: int) -> str | None:
     model.train()
     model.zero_grad()
     data = model.data_preprocessor(batch(cfg, objects, training=True), training=True)
@@ -183,7 +183,7 @@ def _train(model: nn.Module, cfg: dict, objects: int) -> str | None:
     return f'gradient not finite: {broken[0]}' if broken else None
 
 
-def _predict(model: nn.Module, cfg: dict) -> str | None:
+def _predict(model: nn.Module, cfg: Config) -> str | None:
     model.eval()
     with torch.no_grad():
         data = model.data_preprocessor(batch(cfg, len(BOXES), training=False), training=False)
@@ -191,9 +191,9 @@ def _predict(model: nn.Module, cfg: dict) -> str | None:
     return None if len(found) == 1 else f'{len(found)} predictions for one picture'
 
 
-def batch(cfg: dict, objects: int, training: bool) -> dict:
+def batch(cfg: Config, objects: int, training: bool) -> dict:
     """One picture, or one video, or one for each branch, as the model of a config wants it."""
-    settings = cfg.data_preprocessor
+    settings = cfg.model.data_preprocessor
     picture = dict(inputs=[_picture(cfg)], data_samples=[_sample(cfg, objects)])
     if settings.type == 'MultiBranchDataPreprocessor' and training:
         return {key: {b: copy.deepcopy(picture[key]) for b in BRANCHES} for key in picture}
@@ -207,19 +207,19 @@ def batch(cfg: dict, objects: int, training: bool) -> dict:
     return picture
 
 
-def _picture(cfg: dict) -> torch.Tensor:
+def _picture(cfg: Config) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (3, *_size(cfg)), generator=generator, dtype=torch.uint8)
 
 
-def _size(cfg: dict) -> tuple[int, int]:
-    own = (part['input_size'] for part in dicts(cfg) if 'input_size' in part)  # SSD's
-    side = LARGE if cfg.get('num_queries', 0) > MANY else next(own, SIDE)
+def _size(cfg: Config) -> tuple[int, int]:
+    own = (part['input_size'] for part in dicts(cfg.model) if 'input_size' in part)  # SSD's
+    side = LARGE if cfg.model.get('num_queries', 0) > MANY else next(own, SIDE)
     return side, side
 
 
-def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
-    """Boxes, masks where they are padded, a map of classes, identities, and proposals where nothing else makes them."""
+def _sample(cfg: Config, objects: int, frame_id: int = 0) -> DetDataSample:
+    """Boxes, masks if its data have them, identities, proposals where nothing else makes them."""
     size = _size(cfg)
     meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0, img_path='')
     meta |= dict(
@@ -233,16 +233,21 @@ def _sample(cfg: dict, objects: int, frame_id: int = 0) -> DetDataSample:
         labels=torch.zeros(objects, dtype=torch.long),
         instances_ids=torch.arange(objects),
     )
-    if any(part.get('pad_mask') for part in dicts(cfg.data_preprocessor)):
+    if _has_masks(cfg):
         sample.gt_instances.masks = BitmapMasks(_filled(boxes.int().tolist(), size), *size)
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
     sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, *size, dtype=torch.long))
-    if 'rpn_head' not in cfg:
+    if 'rpn_head' not in cfg.model:
         proposals = torch.tensor(BOXES) + 4
         sample.proposals = InstanceData(bboxes=proposals, scores=torch.ones(len(BOXES)))
     return sample
+
+
+def _has_masks(cfg: Config) -> bool:
+    loads = dicts(cfg.get('train_dataloader'))
+    return any(x.get('with_mask', x.get('type') == 'LoadPanopticAnnotations') for x in loads)
 
 
 def _filled(boxes: list[list[int]], size: tuple[int, int]) -> np.ndarray:
