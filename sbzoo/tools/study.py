@@ -23,8 +23,8 @@ examples:
   python tools/study.py statistics --card retinanet_bn_b2  # on a model: is batch norm in danger?
   python tools/study.py statistics configs/retinanet_bn_b2.py work_dirs/retinanet_bn_b2
   python tools/study.py statistics mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --data /my/coco
-  python tools/study.py --all                              # 16 claims, 15 minutes on a core
-  python tools/study.py --all --card retinanet_bn_b2       # all that run on a model
+  python tools/study.py --all                              # 16 claims, 20 minutes on a core
+  python tools/study.py --all --card retinanet_bn_b2       # all that take a model
 
 Each seed is on record when it is there, in studies.jsonl of --out; a study that is run again takes
 it from there. Without a checkpoint a config has the weights that training starts from.
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('config', nargs='?', help='your model: a config, as of tools/test.py')
     add('checkpoint', nargs='?', help='its weights: a file, a work directory, card:// or https://')
     add('--card', metavar='NAME', help='a model card instead')
-    add('--all', action='store_true', help='every study, or every one of a model')
+    add('--all', action='store_true', help='every study, or all that take a model')
     add('--seeds', nargs='+', type=cli.seed, metavar='SEED', help='default: those of the study')
     add('--out', type=Path, default=Path('work_dirs/studies'), metavar='DIR')
     cli.add_common_options(parser)
@@ -60,10 +60,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _names(name: str | None, subject: Subject | None) -> Iterator[str]:
-    """The study that is asked for; or all, or all of a model where there is one.
+    """The study that is asked for; or all, or all that take a model where one is given.
 
     Raises:
-        UserError: That study is none of a model, and there is one.
+        UserError: The study takes no model, and one is given.
     """
     from sbzoo.errors import UserError
     from sbzoo.studies import NAMES, study
