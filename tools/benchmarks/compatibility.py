@@ -257,7 +257,7 @@ def _train(case: Case) -> str | None:
 def summary(results: list[dict]) -> dict[str, dict]:
     """Counts by library and spec, and what went wrong by model."""
     by_library = defaultdict(list)
-    for result in results:
+    for result in sorted(results, key=lambda result: result['model']):
         by_library[result['library']].append(result)
     return {name: _of_library(name, by_library[name]) for name in LIBRARIES if name in by_library}
 
