@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from sbzoo.engine.hooks.alpha import alphas
 from sbzoo.engine.hooks.noise_scale import summary
 from sbzoo.engine.hooks.resume import CHANGES
-from sbzoo.engine.options.parts import leaf, wrappers_of
+from sbzoo.engine.options.parts import dataset_of, wrappers_of
 from sbzoo.files import write
 
 FILE = 'result.json'
@@ -55,7 +55,7 @@ def write_result(runner: Runner, metrics: dict[str, float]) -> Path:
 
 def data_name(cfg: Config) -> str:
     """The name of the data that a model is trained on, or of the folder that all of it is in."""
-    trained, tested = (leaf(cfg[f'{name}_dataloader'].dataset) for name in ('train', 'test'))
+    trained, tested = (dataset_of(cfg, split) for split in ('train', 'test'))
     if 'name' in trained:
         return trained.name
     folders = [folder for dataset in (trained, tested) if (folder := _folder(dataset))]

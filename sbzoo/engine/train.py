@@ -15,7 +15,7 @@ from sbzoo.checkpoint.io import load
 from sbzoo.checkpoint.resolve import CARD, latest_checkpoint, resolve
 from sbzoo.engine.hooks.noise_scale import explain
 from sbzoo.engine.model import config_of
-from sbzoo.engine.options.parts import norm_of
+from sbzoo.engine.options.parts import norm_of, section
 from sbzoo.engine.options.resume import check_resumable
 from sbzoo.engine.options.schedule import check_spans, warn_if_warm_up_outlasts
 from sbzoo.engine.ranks import join_as
@@ -81,7 +81,7 @@ def check_save_best(cfg: Config) -> None:
     Raises:
         UserError: It is not; mmengine would say so after the first epoch.
     """
-    wanted = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    wanted = section(cfg, 'default_hooks').get('checkpoint', {}).get('save_best')
     if wanted in (None, 'auto'):
         return
     evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]

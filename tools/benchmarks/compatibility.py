@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def _train(case: Case) -> str | None:
 def summary(results: list[dict]) -> dict[str, dict]:
     """Counts by library and spec, and what went wrong by model."""
     by_library = defaultdict(list)
-    for result in sorted(results, key=lambda result: result['model']):
+    for result in sorted(results, key=itemgetter('model')):  # they end in any order
         by_library[result['library']].append(result)
     return {name: _of_library(name, by_library[name]) for name in LIBRARIES if name in by_library}
 

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 import mmdet
@@ -259,22 +260,25 @@ def _filled(boxes: list[list[int]], size: tuple[int, int]) -> np.ndarray:
 
 def summary(results: list[dict], spec: str, count: int) -> dict:
     """Counts by step, and the configs that failed by reason; those that were not run are named."""
-    lines = [result for result in results if 'no_model' not in result]
+    with_model = (result for result in results if 'no_model' not in result)
+    lines = sorted(with_model, key=itemgetter('config'))  # they end in any order
     by_name = {result['config']: result for result in lines}
     resolved = {name: by_name.get(r.get('same_as'), r) for name, r in by_name.items()}
     exceptions: dict[str, list[str]] = defaultdict(list)
     for name, result in resolved.items():
         for reason in _reasons(result):
             exceptions[reason].append(name)
+    # equal models may have run side by side
+    models = {line.get('model', line['config']) for line in lines if 'same_as' not in line}
     return dict(
         mmdet=mmdet.__version__,
         norm=spec,
         configs=count,
         run=len(lines),
-        models=len({r.get('model', r['config']) for r in lines if 'same_as' not in r}),
+        models=len(models),
         counts={step: sum(_passes(r, step) for r in resolved.values()) for step in STEPS},
         exceptions=exceptions,
-        were_run=sorted(by_name),
+        were_run=[*by_name],
     )
 
 

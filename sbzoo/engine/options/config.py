@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from sbzoo.engine.options.data import set_data
 from sbzoo.engine.options.memory import set_amp, set_lean
 from sbzoo.engine.options.norm import set_norm
-from sbzoo.engine.options.parts import typed_dicts
+from sbzoo.engine.options.parts import section, typed_dicts
 from sbzoo.engine.options.scaling import (
     set_lr,
     trust_base_batch_size,
@@ -140,11 +140,11 @@ def use_sbzoo(cfg: Config) -> None:
     hooks = cfg.get('custom_hooks') or []
     present = {hook['type'] for hook in hooks}
     cfg.custom_hooks = [*hooks, *(dict(type=t) for t in HOOKS if t not in present)]
-    if 'checkpoint' in (cfg.get('default_hooks') or {}):
+    if 'checkpoint' in section(cfg, 'default_hooks'):
         cfg.default_hooks.checkpoint.setdefault('backend_args', dict(backend='atomic'))
-    if (cfg.get('train_dataloader') or {}).get('persistent_workers'):
+    if section(cfg, 'train_dataloader').get('persistent_workers'):
         cfg.train_dataloader.persistent_workers = False  # a resumed run could not have theirs
-    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
+    backends = section(cfg, 'visualizer').get('vis_backends') or []
     if backends and TENSORBOARD not in backends:
         cfg.visualizer.vis_backends = [*backends, TENSORBOARD]
 

@@ -47,9 +47,14 @@ def leaf(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
+def section(cfg: Config, name: str) -> dict:
+    """A part of a config by its name; empty where it has none, or None in its place."""
+    return cfg.get(name) or {}
+
+
 def dataset_of(cfg: Config, split: str) -> dict:
     """That of a split; empty where the config has none, as one for evaluation alone."""
-    return leaf((cfg.get(f'{split}_dataloader') or {}).get('dataset') or {})
+    return leaf(section(cfg, f'{split}_dataloader').get('dataset') or {})
 
 
 def wrappers_of(optim_wrapper: dict) -> list[dict]:

@@ -27,7 +27,12 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, OPTIMIZERS
 
-from sbzoo.engine.options.parts import leaf, schedulers_of, wrappers_by_network, wrappers_of
+from sbzoo.engine.options.parts import (
+    dataset_of,
+    schedulers_of,
+    wrappers_by_network,
+    wrappers_of,
+)
 from sbzoo.engine.ranks import world_size
 from sbzoo.errors import UserError
 
@@ -117,7 +122,7 @@ def _counts(cfg: Config) -> tuple[int, int, int]:
     A sample of re-identification is a batch of triplets: images of several persons, each with
     several, which MMDetection counts in the names of such configs.
     """
-    triplets = leaf(cfg.train_dataloader.get('dataset', {})).get('triplet_sampler')
+    triplets = dataset_of(cfg, 'train').get('triplet_sampler')
     images = triplets.num_ids * triplets.ins_per_id if triplets else 1
     accumulated = wrappers_of(cfg.optim_wrapper)[0].get('accumulative_counts', 1)
     return cfg.train_dataloader.batch_size, accumulated, images
